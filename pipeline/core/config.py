@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pipeline.core.errors import RecipeError, did_you_mean
 
 T = TypeVar("T")
-_SCALE = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+_SCALE = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 
 
 def count(value: Any) -> Any:
@@ -24,7 +24,9 @@ def count(value: Any) -> Any:
         return int(value)
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMGBT]?)\s*", value)
+    match = re.fullmatch(
+        r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([kKMGBT]?)\s*", value
+    )
     return round(float(match[1].replace("_", "")) * _SCALE[match[2]]) if match else value
 
 

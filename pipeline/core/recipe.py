@@ -1,0 +1,215 @@
+"""A recipe: named steps, read top to bottom, each one box with its settings and inputs.
+
+`use: dedup` is `pipeline/dedup.py`; a key that is a parameter of its `run` names an earlier step (or
+a list or mapping of them), every other key is a setting of its `Config`. An overlay changes
+settings by step name or by box; `step.key=value` on the command line changes one. Knows nothing of
+what the boxes do.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+
+from pipeline.core.config import Share, config, parse
+from pipeline.core.errors import RecipeError, did_you_mean
+
+BOXES = Path(__file__).parent.parent
+RECIPES = BOXES / "recipes"
+_NOT_INPUTS = {"cfg", "job"}
+_RESERVED = {"use", "on", "pin"}
+
+
+@config
+class Policy:
+    """How a step runs; never part of its identity."""
+
+    workers: int | None = None
+    """Worker processes; None is one per core (ours)."""
+    seconds: float | None = None
+    """What the step should take on the machine the overlay was written for; printed beside the
+    time it took (ours)."""
+    max_quarantine: Share = 0.01
+    """Share of a step's rows that may fail before the step stops (ours)."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step: `inputs` maps parameters of the box's `run` to step names (or lists, mappings)."""
+
+    name: str
+    stage: str
+    cfg: Any
+    inputs: dict[str, Any]
+    policy: Policy
+    pin: str | None = None
+
+    @property
+    def box(self) -> ModuleType:
+        return box(self.stage)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A resolved recipe. `raw` is what it says after overlays and overrides, for the record."""
+
+    name: str
+    steps: tuple[Step, ...]
+    raw: dict[str, Any]
+
+    def step(self, name: str) -> Step:
+        for step in self.steps:
+            if step.name == name:
+                return step
+        raise RecipeError(f"{self.name}: no step {name!r}{did_you_mean(name, names(self.steps))}")
+
+
+def names(steps: Iterable[Step]) -> list[str]:
+    return [step.name for step in steps]
+
+
+def load(recipe: str, overlays: Sequence[str] = (), overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of that name or path with overlays and `step.key=value` overrides laid over it.
+
+    Raises RecipeError naming file, step, key and value.
+    """
+    path = find(recipe)
+    raw = _read(path)
+    _refuse_unknown(raw, {"steps"}, str(path))
+    steps = raw.get("steps")
+    if not isinstance(steps, dict) or not steps:
+        raise RecipeError(f"{path}: a recipe needs `steps:`, a mapping of step name to box")
+    for overlay in overlays:
+        _lay(steps, _read(find(overlay)), str(find(overlay)))
+    for override in overrides:
+        _override(steps, override)
+    return Recipe(path.stem, tuple(_resolve(steps, str(path))), raw)
+
+
+def find(recipe: str) -> Path:
+    """The file of a recipe or overlay: a path, or the name of a shipped one."""
+    for path in (Path(recipe), RECIPES / f"{recipe}.yaml"):
+        if path.is_file():
+            return path
+    known = [p.stem for p in RECIPES.glob("*.yaml")]
+    raise RecipeError(f"no recipe {recipe!r}{did_you_mean(recipe, known)}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path}: {e}") from None
+    if not isinstance(data, dict):
+        raise RecipeError(f"{path}: a mapping is needed at the top")
+    return data
+
+
+def _refuse_unknown(data: dict[str, Any], known: set[str], where: str) -> None:
+    for key in data:
+        if key not in known:
+            raise RecipeError(f"{where}: no key {key!r}{did_you_mean(str(key), known)}")
+
+
+def _lay(steps: dict[str, Any], overlay: dict[str, Any], where: str) -> None:
+    """An overlay has `boxes:` (settings for every step of a box) and `steps:` (for one step)."""
+    _refuse_unknown(overlay, {"boxes", "steps"}, where)
+    for stage, settings in (overlay.get("boxes") or {}).items():
+        of_box = [s for s in steps.values() if s.get("use") == stage]
+        if not of_box:
+            stages = {str(s.get("use")) for s in steps.values()}
+            raise RecipeError(f"{where}: no step uses {stage!r}{did_you_mean(stage, stages)}")
+        for step in of_box:
+            _merge(step, settings)
+    for name, settings in (overlay.get("steps") or {}).items():
+        if name not in steps:
+            raise RecipeError(f"{where}: no step {name!r}{did_you_mean(name, steps)}")
+        _merge(steps[name], settings)
+
+
+def _merge(into: dict[str, Any], settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict) and key != "source":
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _override(steps: dict[str, Any], text: str) -> None:
+    target, equals, value = text.partition("=")
+    name, dot, key = target.partition(".")
+    if not (equals and dot and key):
+        raise RecipeError(
+            f"{text!r}: an override reads step.key=value, such as unique.threshold=0.8"
+        )
+    if name not in steps:
+        raise RecipeError(f"{text}: no step {name!r}{did_you_mean(name, steps)}")
+    nested: Any = yaml.safe_load(value)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    _merge(steps[name], nested)
+
+
+def _resolve(steps: dict[str, Any], where: str) -> Iterator[Step]:
+    above: list[str] = []
+    for name, raw in steps.items():
+        at = f"{where}: step {name}"
+        if not isinstance(raw, dict) or "use" not in raw:
+            raise RecipeError(f"{at}: a step reads {{use: BOX, ...}}")
+        module = box(str(raw["use"]), at)
+        yield _step(name, raw, module, above, at)
+        above.append(name)
+
+
+def _step(name: str, raw: dict[str, Any], module: ModuleType, above: list[str], at: str) -> Step:
+    parameters = inputs_of(module)
+    given = {k: v for k, v in raw.items() if k in parameters}
+    for key, value in given.items():
+        _check_edges(key, value, above, at)
+    for key, needed in parameters.items():
+        if needed and key not in given:
+            raise RecipeError(f"{at}: {key} is required: the name of a step above")
+    settings = {k: v for k, v in raw.items() if k not in _RESERVED | parameters.keys()}
+    policy = parse(Policy, raw.get("on") or {}, f"{at}: on")
+    cfg = parse(module.Config, settings, at)
+    return Step(name, raw["use"], cfg, given, policy, raw.get("pin"))
+
+
+def _check_edges(key: str, value: Any, above: list[str], at: str) -> None:
+    for name in edges(value):
+        if name not in above:
+            raise RecipeError(
+                f"{at}: {key} is {name!r}, not a step above{did_you_mean(str(name), above)}"
+            )
+
+
+def edges(value: Any) -> list[str]:
+    """The step names in an input value: a name, a list of names or a mapping to names."""
+    if isinstance(value, dict):
+        return list(value.values())
+    return list(value) if isinstance(value, list) else [value]
+
+
+@cache
+def inputs_of(module: ModuleType) -> dict[str, bool]:
+    """The inputs of a box: parameter name -> whether it must be given."""
+    parameters = inspect.signature(module.run).parameters.values()
+    return {p.name: p.default is p.empty for p in parameters if p.name not in _NOT_INPUTS}
+
+
+def stages() -> list[str]:
+    """The boxes there are: the modules directly in `pipeline/`."""
+    return sorted(p.stem for p in BOXES.glob("*.py") if not p.stem.startswith("_"))
+
+
+def box(stage: str, where: str = "recipe") -> ModuleType:
+    """The module of a box; RecipeError with a near miss when there is none."""
+    if stage not in stages():
+        raise RecipeError(f"{where}: no box {stage!r}{did_you_mean(stage, stages())}")
+    return importlib.import_module(f"pipeline.{stage}")
