@@ -45,6 +45,7 @@ class Job:
     key: str
     identity: Any
     workers: int
+    processes: int
     connect: Callable[[], None]
     launch: Callable[..., Any]
     facts: dict[str, Any] = field(default_factory=dict)

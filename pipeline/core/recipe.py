@@ -35,6 +35,8 @@ class Policy:
     seconds: float | None = None
     """What the step should take on the machine the overlay was written for; printed beside the
     time it took (ours)."""
+    processes: int = 1
+    """Training processes: one trains here, two or more under Ray Train (ours)."""
     max_quarantine: Share = 0.01
     """Share of a step's rows that may fail before the step stops (ours)."""
 

@@ -206,6 +206,7 @@ def _make(
         item.key,
         identity,
         workers,
+        step.policy.processes,
         runtime.connect,
         runtime.launch,
     )

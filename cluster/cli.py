@@ -1,0 +1,316 @@
+"""The `icefloe` command. It alone prints to stdout; everything it shows comes from manifests.
+
+Exit codes: 0 done, 2 something to mend on the user's side, 1 a bug of ours.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster import runs
+from pipeline.core import log as logs
+from pipeline.core import recipe as recipes
+from pipeline.core import runner
+from pipeline.core.errors import IcefloeError, RecipeError
+from pipeline.core.store import Store
+
+cli = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Source repositories in, a small good code model out, served over HTTP.",
+)
+out = Console(soft_wrap=True, highlight=False)
+
+RecipeName = Annotated[
+    str, typer.Argument(help="A shipped recipe (snowcoder) or a path to a .yaml.")
+]
+RunName = Annotated[
+    str | None, typer.Argument(help="A run, by its recipe's name; the latest if left out.")
+]
+Overlays = Annotated[
+    list[str] | None, typer.Option("--with", help="Lay an overlay over it (laptop, or a path).")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="step.key=value, such as unique.threshold=0.8")
+]
+StoreUri = Annotated[
+    str, typer.Option("--store", envvar="ICEFLOE_STORE", help="Where artifacts live.")
+]
+Until = Annotated[str | None, typer.Option(help="Stop after this step.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+Address = Annotated[str, typer.Option(help="The Ray dashboard's address.")]
+
+
+@cli.command()
+def run(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overlays: Overlays = None,
+    store: StoreUri = "store",
+    until: Until = None,
+    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="A running Ray cluster; none starts one here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make what the recipe asks for; what is already made is kept.
+
+    Example: icefloe run snowcoder --with laptop unique.threshold=0.8
+    """
+    from cluster.start import connect, cores
+
+    resolved = recipes.load(recipe, overlays or [], overrides or [])
+    where = Store(store)
+    began = time.monotonic()
+    planned = runner.plan(resolved, where, until)
+    if not as_json:
+        out.print(_plan_table(resolved, planned))
+    runs.record(where, resolved, overlays or [], overrides or [])
+    runtime = runner.Runtime(
+        cores() if workers is None else workers, lambda: connect(address), _launch
+    )
+    for item, manifest, made in runner.run(resolved, where, planned, runtime):
+        runs.say(item, manifest, made)
+    page = _report(where, resolved.name)
+    if as_json:
+        out.print_json(data=runs.steps(where, resolved.name))
+        return
+    runs.summary(where, resolved.name, out)
+    out.print(f"\n[bold]{resolved.name}[/] in {time.monotonic() - began:.0f} s. Report: {page}")
+    if where.load("runs", resolved.name, "release.json"):
+        out.print(f"Next: icefloe serve {resolved.name} --store {store}")
+
+
+def _launch(job: Any, processes: int) -> Any:
+    from cluster.train import launch
+
+    return launch(job, processes)
+
+
+def _report(store: Store, run: str) -> str:
+    from cluster.report import write
+
+    return str(write(store, run))
+
+
+@cli.command()
+def plan(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overlays: Overlays = None,
+    store: StoreUri = "store",
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a run would make, and which key changed. Makes nothing.
+
+    Example: icefloe plan snowcoder --with laptop unique.threshold=0.8
+    """
+    resolved = recipes.load(recipe, overlays or [], overrides or [])
+    planned = runner.plan(resolved, Store(store), until)
+    if as_json:
+        rows = [
+            {"step": p.step.name, "stage": p.step.stage, "key": p.key, "made": p.made, "why": p.why}
+            for p in planned
+        ]
+        out.print_json(data=rows)
+    else:
+        out.print(_plan_table(resolved, planned))
+
+
+def _plan_table(recipe: recipes.Recipe, planned: list[runner.Planned]) -> Table:
+    todo = sum(not p.made for p in planned)
+    budget = sum(p.step.policy.seconds or 0 for p in planned if not p.made)
+    title = f"{recipe.name}: {todo} of {len(planned)} steps to make" + (
+        f", about {budget:.0f} s" if budget else ""
+    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for name in ("step", "box", "key", "budget", "", "why"):
+        table.add_column(name, overflow="fold")
+    for p in planned:
+        seconds = "" if p.step.policy.seconds is None else f"{p.step.policy.seconds:.0f} s"
+        table.add_row(p.step.name, p.step.stage, p.key, seconds, "kept" if p.made else "run", p.why)
+    return table
+
+
+@cli.command()
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="A run, or a step of the latest run (or RUN/STEP).")
+    ] = None,
+    store: StoreUri = "store",
+    as_json: AsJson = False,
+) -> None:
+    """List runs; the steps of a run; or one step's manifest with its accounting.
+
+    Examples: icefloe show; icefloe show snowcoder; icefloe show snowcoder/unique
+    """
+    data = runs.look(Store(store), name)
+    if as_json:
+        out.print_json(data=data)
+    else:
+        runs.print_look(data, out)
+
+
+@cli.command()
+def explain(
+    what: Annotated[
+        str, typer.Argument(help="A document's path (or the end of it) or its uid (or the start).")
+    ],
+    run: Annotated[str | None, typer.Option(help="A run; the latest if left out.")] = None,
+    store: StoreUri = "store",
+    as_json: AsJson = False,
+) -> None:
+    """Tell one document's story: verdicts, cluster, score, and the batches that trained on it.
+
+    Example: icefloe explain asyncio/queues.py
+    """
+    from cluster.explain import stories, tell
+
+    found = stories(Store(store), runs.named(Store(store), run), what)
+    if as_json:
+        out.print_json(data=found)
+    else:
+        for story in found:
+            tell(story, out)
+
+
+@cli.command()
+def verify(run: RunName = None, store: StoreUri = "store", as_json: AsJson = False) -> None:
+    """Recount every step from the files alone, and check every hash.
+
+    Example: icefloe verify snowcoder
+    """
+    from cluster.verify import problems
+
+    where = Store(store)
+    name = runs.named(where, run)
+    found, checked = problems(where, name)
+    if as_json:
+        out.print_json(data={"run": name, "checked": checked, "problems": found})
+    else:
+        for line in found:
+            out.print(f"[red]{line}[/]")
+        out.print(
+            f"{name}: {checked['files']} files and {checked['steps']} ledgers checked, {len(found)} problems"
+        )
+    if found:
+        raise typer.Exit(2)
+
+
+@cli.command()
+def serve(
+    run: RunName = None,
+    port: int = 8000,
+    host: str = "127.0.0.1",
+    store: StoreUri = "store",
+    keys: Annotated[
+        str | None, typer.Option(help="A file (mode 0600) with one API key a line.")
+    ] = None,
+) -> None:
+    """Serve the run's released model and annotator over HTTP until interrupted.
+
+    Example: icefloe serve snowcoder --port 8000
+    """
+    from cluster.start import connect
+    from serve.start import Args, start
+
+    where = Store(store)
+    release = runs.artifact(where, runs.named(where, run), "release").folder
+    connect()
+    args = Args(model=str(release / "model"), annotator=str(release / "annotator"), keys=keys)
+    start(args, host=host, port=port)
+    out.print(f"Serving on http://{host}:{port} (Ctrl-C to stop)")
+    while True:
+        time.sleep(3600)
+
+
+@cli.command()
+def report(run: RunName = None, store: StoreUri = "store") -> None:
+    """Write the run's report.html again and print where it is."""
+    where = Store(store)
+    out.print(_report(where, runs.named(where, run)))
+
+
+@cli.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: cores, memory, GPU, Ray, sandbox, optional engines."""
+    from cluster.doctor import checks
+
+    found = checks()
+    if as_json:
+        out.print_json(data=found)
+        return
+    table = Table(box=None, show_header=False)
+    for key, value in found.items():
+        table.add_row(key, str(value))
+    out.print(table)
+
+
+@cli.command()
+def submit(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    overlays: Overlays = None,
+    store: StoreUri = "store",
+    until: Until = None,
+    address: Address = "http://127.0.0.1:8265",
+    follow: Annotated[bool, typer.Option(help="Print the job's log until it ends.")] = True,
+) -> None:
+    """Run a recipe as a Ray job on the cluster at ADDRESS.
+
+    Example: icefloe submit snowcoder --with laptop --address http://127.0.0.1:8265
+    """
+    from cluster import jobs
+
+    recipes.load(recipe, overlays or [], overrides or [])
+    args = [recipe, *(overrides or []), "--store", store, *(["--until", until] if until else [])]
+    args += [part for o in overlays or [] for part in ("--with", o)]
+    job = jobs.submit(args, address, follow)
+    out.print(job)
+    if follow and jobs.status(job, address) != "SUCCEEDED":
+        raise typer.Exit(2)
+
+
+@cli.command()
+def status(job: str, address: Address = "http://127.0.0.1:8265") -> None:
+    """The state of a submitted job."""
+    from cluster import jobs
+
+    out.print(jobs.status(job, address))
+
+
+@cli.command()
+def stop(job: str, address: Address = "http://127.0.0.1:8265") -> None:
+    """Stop a submitted job."""
+    from cluster import jobs
+
+    out.print(f"{job} {'stopping' if jobs.stop(job, address) else 'had already ended'}")
+
+
+def main() -> None:
+    """The console script: user-facing errors become one message and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logs.setup(verbose=bool(os.environ.get("ICEFLOE_DEBUG")))
+    try:
+        cli()
+    except IcefloeError as e:
+        kind = "recipe" if isinstance(e, RecipeError) else "error"
+        print(f"{kind}: {e}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
+    main()

@@ -1,0 +1,151 @@
+"""The release: the model, the annotator that chose its data, cards, and a table of checkpoints.
+
+Ordinary folders in Hugging Face layout; nothing of ours is needed to load them. The cards are
+written from the manifests, so they state what was done (Crystal's release discipline).
+"""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.config import config
+from pipeline.core.files import Files
+from pipeline.core.job import Job
+from pipeline.core.runner import Artifact
+
+VERSION = 1
+
+
+@config
+class Config:
+    name: str = "icefloe-model"
+    """What the model calls itself in its card and over HTTP."""
+    licence: str = "apache-2.0"
+    """Licence of the weights, as the model card states it (yours to decide)."""
+
+
+def run(
+    model: Artifact,
+    annotator: Artifact,
+    phases: dict[str, Artifact],
+    files: Files,
+    cfg: Config,
+    job: Job,
+    scores: Artifact | None = None,
+) -> None:
+    for name, source in (("model", model.folder / "model"), ("annotator", annotator.folder)):
+        shutil.rmtree(job.folder / name, ignore_errors=True)
+        shutil.copytree(source, job.folder / name)
+    card = job.folder / "model" / "icefloe.json"
+    told = json.loads(card.read_text()) | {"name": cfg.name}
+    card.write_text(json.dumps(told, indent=1) + "\n")
+    results = scores.facts["models"] if scores else {}
+    (job.folder / "model" / "README.md").write_text(model_card(cfg, phases, results, annotator))
+    (job.folder / "DATA.md").write_text(data_card(cfg, files, job))
+    _checkpoints(job.folder / "checkpoints.csv", phases)
+    job.facts |= {"name": cfg.name, "tokens": model.facts["tokens_seen"], "phase": told["phase"]}
+
+
+def model_card(
+    cfg: Config, phases: dict[str, Artifact], results: dict[str, Any], annotator: Artifact
+) -> str:
+    """The model's README.md: front matter, phases, results, limits."""
+    rows = [
+        f"| {name} | {a.facts['steps']} | {a.facts['tokens']:,} | {a.facts['loss_last']:.3f} |"
+        for name, a in phases.items()
+    ]
+    return "\n".join(
+        [
+            "---",
+            f"license: {cfg.licence}",
+            "pipeline_tag: text-generation",
+            "library_name: transformers",
+            "tags: [code, icefloe]",
+            "---",
+            "",
+            f"# {cfg.name}",
+            "",
+            "A causal language model of code, trained in phases of ever better data after Arctic-SnowCoder "
+            "(arXiv 2409.02326).",
+            "",
+            "| phase | steps | tokens | last loss |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+            f"The data of the later phases was chosen by an annotator with ROC-AUC "
+            f"{annotator.facts['auc']:.3f} on held-out repositories.",
+            "",
+            *_results(results),
+            "Fill-in-the-middle prompt: `<|fim_prefix|>` before `<|fim_suffix|>` after `<|fim_middle|>`.",
+            "",
+            "Generated code may be wrong or unsafe; run it in a sandbox.",
+            "",
+        ]
+    )
+
+
+def _results(results: dict[str, Any]) -> list[str]:
+    if not results:
+        return []
+    first = next(iter(results.values()))["bits_per_byte"]
+    head = "| phase | " + " | ".join(f"bits per byte, {name}" for name in first) + " |"
+    rows = [
+        f"| {name} | " + " | ".join(f"{v:.3f}" for v in r["bits_per_byte"].values()) + " |"
+        for name, r in results.items()
+    ]
+    return [head, "|---" * (len(first) + 1) + "|", *rows, ""]
+
+
+def data_card(cfg: Config, files: Files, job: Job) -> str:
+    """What the model was trained on: documents, repositories and licences by language."""
+    table = [
+        t.drop_columns(["row", "uid"])
+        for t in job.collect(files, _same, ["language", "repo", "licence", "bytes"])
+    ]
+    rows = [r for t in table for r in t.to_pylist()]
+    by_language: dict[str, list[int]] = {}
+    for row in rows:
+        seen = by_language.setdefault(row["language"], [0, 0])
+        seen[0], seen[1] = seen[0] + 1, seen[1] + row["bytes"]
+    licences = sorted({str(r["licence"]) for r in rows})
+    lines = [
+        f"| {k} | {n:,} | {b:,} |"
+        for k, (n, b) in sorted(by_language.items(), key=lambda x: -x[1][1])
+    ]
+    return "\n".join(
+        [
+            f"# Data of {cfg.name}",
+            "",
+            f"{len(rows):,} documents of {len({r['repo'] for r in rows}):,} repositories.",
+            "",
+            "| language | documents | bytes |",
+            "|---|---|---|",
+            *lines,
+            "",
+            f"Licences, as their sources state them: {', '.join(licences)}.",
+            "",
+        ]
+    )
+
+
+def _same(table: Any) -> Any:
+    return table
+
+
+def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
+    """phase, step, tokens, loss, folder of every phase's published model (OLMo's table)."""
+    with open(path, "w", newline="") as f:
+        out = csv.writer(f, lineterminator="\n")
+        out.writerow(["phase", "step", "tokens", "loss", "folder"])
+        for name, a in phases.items():
+            out.writerow(
+                [
+                    name,
+                    a.facts["steps"],
+                    a.facts["tokens_seen"],
+                    a.facts["loss_last"],
+                    f"train/{a.key}/model",
+                ]
+            )

@@ -1,0 +1,44 @@
+"""`POST /v1/annotate`: files to quality scores, the annotator's own windows shown.
+
+Knows nothing of keys or Ray.
+"""
+
+from typing import TYPE_CHECKING
+
+from fastapi import Request
+
+from serve.desk import Cancel, Desk
+from serve.schemas import AnnotateRequest, AnnotateResponse, Annotation, File
+
+if TYPE_CHECKING:
+    from pipeline.model.scorer import Score, Scorer
+
+AT_ONCE = 8
+"""Files scored between two looks at whether the client is still there (ours)."""
+
+
+async def annotate(
+    body: AnnotateRequest, request: Request, scorer: "Scorer", desk: Desk
+) -> AnnotateResponse:
+    """One annotation a file, in order."""
+    scores = await desk.answer(request, lambda gone: _score(scorer, body.files, gone))
+    data = [
+        Annotation(
+            index=k,
+            score=score.score,
+            windows=list(score.windows),
+            truncated=score.truncated,
+            path=file.path,
+            language=file.language,
+        )
+        for k, (file, score) in enumerate(zip(body.files, scores, strict=True))
+    ]
+    return AnnotateResponse(data=data, model=scorer.name)
+
+
+def _score(scorer: "Scorer", files: list[File], gone: Cancel) -> "list[Score]":
+    scores: list[Score] = []
+    while len(scores) < len(files) and not gone():
+        part = files[len(scores) : len(scores) + AT_ONCE]
+        scores += scorer.score([file.text for file in part])
+    return scores

@@ -1,0 +1,19 @@
+"""What every test may use: one local Ray for the whole run, started when first asked for."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cluster.start import connect, setup_env
+
+setup_env()
+
+
+@pytest.fixture(scope="session")
+def ray_local() -> Iterator[None]:
+    """Two logical cores, whatever the machine has."""
+    connect(num_cpus=2)
+    yield
+    import ray
+
+    ray.shutdown()

@@ -1,0 +1,86 @@
+"""Recipes: what is accepted, and that every mistake is named with the next action."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.core import recipe
+from pipeline.core.errors import RecipeError
+from tests.running import recipe_file
+
+STEPS = {
+    "raw": {"use": "ingest", "source": "somewhere"},
+    "clean": {"use": "filter", "files": "raw"},
+    "unique": {"use": "dedup", "files": "clean", "threshold": 0.7},
+}
+
+
+def load(tmp_path: Path, steps: dict, *overrides: str) -> recipe.Recipe:
+    return recipe.load(recipe_file(tmp_path / "r.yaml", steps), (), overrides)
+
+
+def test_a_step_has_its_box_settings_and_inputs(tmp_path: Path) -> None:
+    step = load(tmp_path, STEPS).step("unique")
+    assert (step.stage, step.inputs, step.cfg.threshold) == ("dedup", {"files": "clean"}, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("step", "change", "message"),
+    [
+        ("unique", {"treshold": 0.7}, "step unique: no setting 'treshold'; did you mean 'threshold'?"),
+        ("unique", {"threshold": "many"}, "step unique: threshold is 'many': "),
+        ("unique", {"files": "claen"}, "files is 'claen', not a step above; did you mean 'clean'?"),
+        ("unique", {"use": "dedupe"}, "no box 'dedupe'; did you mean 'dedup'?"),
+        ("unique", {"on": {"worker": 2}}, "on: no setting 'worker'; did you mean 'workers'?"),
+        ("clean", {"files": "unique"}, "files is 'unique', not a step above"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, step: str, change: dict, message: str) -> None:
+    steps = STEPS | {step: STEPS[step] | change}
+    with pytest.raises(RecipeError) as e:
+        load(tmp_path, steps)
+    assert message in str(e.value)
+    assert "r.yaml" in str(e.value)
+
+
+def test_a_missing_input_or_setting_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="files is required: the name of a step above"):
+        load(tmp_path, STEPS | {"unique": {"use": "dedup"}})
+    with pytest.raises(RecipeError, match="source is required"):
+        load(tmp_path, {"raw": {"use": "ingest"}})
+
+
+def test_overrides_change_one_setting_and_are_checked(tmp_path: Path) -> None:
+    assert load(tmp_path, STEPS, "unique.threshold=0.8").step("unique").cfg.threshold == 0.8
+    for text, message in (("uniqe.threshold=1", "did you mean 'unique'"), ("threshold", "step.key=value")):
+        with pytest.raises(RecipeError, match=message):
+            load(tmp_path, STEPS, text)
+
+
+def test_overlays_change_boxes_and_steps_and_are_checked(tmp_path: Path) -> None:
+    base = recipe_file(tmp_path / "r.yaml", STEPS)
+    overlay = tmp_path / "o.yaml"
+    overlay.write_text("boxes: {dedup: {ngram: 4}}\nsteps: {clean: {max_line: 10}}\n")
+    made = recipe.load(base, [str(overlay)])
+    assert (made.step("unique").cfg.ngram, made.step("clean").cfg.max_line) == (4, 10)
+    overlay.write_text("steps: {claen: {max_line: 10}}\n")
+    with pytest.raises(RecipeError, match="did you mean 'clean'"):
+        recipe.load(base, [str(overlay)])
+
+
+@pytest.mark.parametrize("text", ["steps: [a]", "stepz: {}", "- 1", "steps: {raw: ingest}", "steps: {a: {"])
+def test_a_file_that_is_no_recipe_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(RecipeError, match=r"r\.yaml"):
+        recipe.load(str(tmp_path / "r.yaml"))
+
+
+def test_an_unknown_recipe_has_a_near_miss() -> None:
+    with pytest.raises(RecipeError, match="did you mean 'snowcoder'"):
+        recipe.load("snowcodr")
+
+
+@pytest.mark.parametrize("name", [p.stem for p in recipe.RECIPES.glob("*.yaml") if p.stem != "laptop"])
+def test_shipped_recipes_load_alone_and_with_the_laptop_overlay(name: str) -> None:
+    assert recipe.load(name).steps[-1].stage == "export"
+    assert len(recipe.load(name, ["laptop"]).steps) == len(recipe.load(name).steps)

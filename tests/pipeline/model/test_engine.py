@@ -1,0 +1,227 @@
+"""Generation: what transformers would say, alone or in a batch, with seeds, stops and streams."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS
+from pipeline.model.engine import Engine, Sampling
+from tests.tiny import tiny_model_folder
+
+GREEDY = Sampling(max_tokens=24, temperature=0)
+PROMPTS = ("def add(a, b):", "for", "class Point:\n    def __init__(self, x, y):\n", "x")
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return Engine(tiny_model_folder(tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def prompts(engine: Engine) -> list[list[int]]:
+    return [engine.prompt(p) for p in PROMPTS]
+
+
+def reference(engine: Engine, ids: list[int], count: int) -> list[int]:
+    out = engine.model.generate(
+        torch.tensor([ids]),
+        attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+        max_new_tokens=count,
+        do_sample=False,
+        eos_token_id=list(range(len(SPECIALS))),
+    )
+    new = out[0, len(ids) :].tolist()
+    return [t for t in new if t >= len(SPECIALS)]
+
+
+def test_greedy_is_what_transformers_generates(engine: Engine, prompts: list[list[int]]) -> None:
+    for ids, got in zip(prompts, engine.complete(prompts, GREEDY), strict=True):
+        assert got.tokens == reference(engine, ids, 24)
+        assert got.prompt_tokens == len(ids)
+
+
+def test_batch_mates_and_portions_change_nothing(
+    engine: Engine, prompts: list[list[int]], tmp_path: Path
+) -> None:
+    alone = [engine.complete([p], GREEDY)[0] for p in prompts]
+    small = Engine(tiny_model_folder(tmp_path), budget=64)
+    for got in (engine.complete(prompts * 2, GREEDY), small.complete(prompts * 2, GREEDY)):
+        assert [c.tokens for c in got] == [c.tokens for c in alone * 2]
+        for one, other in zip(got, alone * 2, strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_p": 0.8}, {"top_k": 5}, {"top_k": 9, "top_p": 0.5}])
+def test_seeds_repeat_and_samples_differ(
+    engine: Engine, prompts: list[list[int]], sampling: dict[str, float]
+) -> None:
+    warm = Sampling(max_tokens=12, temperature=1.5, seed=7, **sampling)  # type: ignore[arg-type]
+    first = engine.complete(prompts[:1] * 6, warm)
+    assert engine.complete(prompts[:1] * 6, warm) == first
+    assert len({tuple(c.tokens) for c in first}) > 3
+    # Sample i is (seed, i) whatever else is in the call.
+    assert engine.complete(prompts[:1] * 2, warm)[1].tokens == first[1].tokens
+
+
+def test_draws_follow_the_probabilities(engine: Engine) -> None:
+    ids = engine.prompt("x")
+    p = engine.model(torch.tensor([ids])).logits[0, -1].detach().double().softmax(-1).numpy()
+    got = engine.complete([ids] * 4000, Sampling(max_tokens=1, seed=1))
+    counts = np.bincount([c.tokens[0] for c in got if c.tokens], minlength=len(p))
+    likely = p > 0.01
+    np.testing.assert_allclose(counts[likely] / 4000, p[likely], atol=0.03)
+    top = engine.complete([ids] * 300, Sampling(max_tokens=1, seed=1, top_k=2))
+    assert {t for c in top for t in c.tokens} <= set(np.argsort(-p)[:2].tolist())
+    nucleus = engine.complete([ids] * 300, Sampling(max_tokens=1, seed=1, top_p=0.3))
+    order = np.argsort(-p)
+    kept = order[: int(np.searchsorted(np.cumsum(p[order]), 0.3)) + 1]
+    assert {t for c in nucleus for t in c.tokens} <= set(kept.tolist())
+
+
+def test_logprobs_of_a_completion_are_the_models(
+    engine: Engine, prompts: list[list[int]]
+) -> None:
+    got = engine.complete(prompts[:1], Sampling(max_tokens=10, temperature=0.5, top_k=3, seed=0))[0]
+    direct = engine.logprobs([prompts[0] + got.tokens])[0]
+    np.testing.assert_allclose(got.logprobs, direct[len(prompts[0]) - 1 :], atol=1e-4)
+
+
+def test_logprobs_equal_a_direct_softmax(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(7, 300, size=n).tolist() for n in (40, 1, 128, 9, 2)] + [[]]
+    for limit in (1 << 26, 1):
+        monkeypatch.setattr("pipeline.model.engine._LOGITS", limit)
+        for ids, got in zip(sequences, engine.logprobs(sequences), strict=True):
+            assert got.shape == (max(len(ids) - 1, 0),)
+            if len(ids) < 2:
+                continue
+            logp = engine.model(torch.tensor([ids])).logits.detach().log_softmax(-1)[0, :-1]
+            want = logp.gather(-1, torch.tensor(ids[1:])[:, None])[:, 0]
+            np.testing.assert_allclose(got, want, atol=1e-4)
+
+
+def test_stop_strings_end_the_text_before_them(engine: Engine, prompts: list[list[int]]) -> None:
+    free = engine.complete(prompts[:1], GREEDY)[0]
+    assert len(free.text) > 8
+    stop = free.text[5:8]
+    cut = engine.complete(prompts[:1], Sampling(max_tokens=24, temperature=0, stop=("§§", stop)))[0]
+    assert cut.text == free.text[: free.text.find(stop)]
+    assert cut.finish_reason == "stop"
+    assert len(cut.tokens) < len(free.tokens)
+
+
+def test_sentinels_end_the_text_and_are_not_in_it(engine: Engine) -> None:
+    sampling = Sampling(max_tokens=60, temperature=3.0, seed=0)
+    ended = engine.complete([engine.prompt("a")] * 40, sampling)
+    assert {c.finish_reason for c in ended} == {"stop", "length"}
+    for c in ended:
+        assert all(t >= len(SPECIALS) for t in c.tokens)
+        assert not any(s in c.text for s in SPECIALS)
+        assert (c.finish_reason == "length") == (len(c.tokens) == 60)
+        assert len(c.logprobs) == len(c.tokens)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_streamed_pieces_are_whole_and_add_up(engine: Engine, seed: int) -> None:
+    # Random bytes: characters of several tokens, broken ones too.
+    sampling = Sampling(max_tokens=40, temperature=2.5, seed=seed, stop=("e", "a b"))
+    ids = engine.prompt("Grüße 🧊")
+    pieces = list(engine.stream(ids, sampling))
+    whole = engine.complete([ids], sampling)[0].text
+    assert "".join(pieces) == whole
+    assert all(pieces)
+    assert not any(p.endswith("\ufffd") for p in pieces[:-1])
+
+
+def test_a_stream_says_a_character_when_it_is_complete(engine: Engine) -> None:
+    from pipeline.model.engine import _safe
+
+    ids = engine.tokenizer.encode("é🧊x").ids
+    seen = [_safe(engine.tokenizer.decode(ids[: k + 1]), ()) for k in range(len(ids))]
+    assert set(seen) <= {"", "é", "é🧊", "é🧊x"}
+    assert seen[-1] == "é🧊x"
+    assert _safe("return 1\n\nde", ("\n\ndef", "\nclass")) == "return 1"
+    assert _safe("return 1\nx", ("\n\ndef",)) == "return 1\nx"
+
+
+def test_prompt_lays_out_the_gap(engine: Engine) -> None:
+    def plain(text: str) -> list[int]:
+        return list(engine.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    got = engine.prompt("def f(", "):\n")
+    assert got == [FIM_PREFIX, *plain("def f("), FIM_SUFFIX, *plain("):\n"), FIM_MIDDLE]
+    assert engine.prompt("a", "") == [FIM_PREFIX, *plain("a"), FIM_SUFFIX, FIM_MIDDLE]
+    assert engine.prompt("") == [END]
+    # An editor's own template is understood; a file that happens to spell a sentinel is not one.
+    assert engine.prompt("<|fim_prefix|>a<|fim_suffix|><|fim_middle|>")[0] == FIM_PREFIX
+    assert engine.prompt("<|fim_middle|>", "x").count(FIM_MIDDLE) == 1
+
+
+def test_a_suffix_is_refused_by_a_model_without_infilling(tmp_path: Path) -> None:
+    engine = Engine(tiny_model_folder(tmp_path, infill=False))
+    assert engine.info["infill"] is False
+    with pytest.raises(ValueError, match="'tiny' was not trained to infill"):
+        engine.prompt("a", "b")
+    card = json.loads((tmp_path / "icefloe.json").read_text())
+    assert engine.info == card
+
+
+def test_the_context_bounds_prompt_and_answer(tmp_path: Path) -> None:
+    engine = Engine(tiny_model_folder(tmp_path, context=16))
+    assert engine.context == 16
+    with pytest.raises(ValueError, match="16 tokens, the model's context is 16"):
+        engine.complete([[9] * 16], GREEDY)
+    with pytest.raises(ValueError, match="context is 16"):
+        engine.prompt("def f():\n    return 1234567890 + 1234567890\n")
+    with pytest.raises(ValueError, match="17 tokens"):
+        engine.logprobs([[9] * 17])
+    got = engine.complete([[9] * 12], Sampling(max_tokens=100, seed=3))[0]
+    assert len(got.tokens) <= 4
+    assert (got.finish_reason == "length") == (len(got.tokens) == 4)
+
+
+def test_no_tokens_is_an_answer_too(engine: Engine, prompts: list[list[int]]) -> None:
+    got = engine.complete(prompts, Sampling(max_tokens=0))
+    assert [(c.text, c.finish_reason) for c in got] == [("", "length")] * len(prompts)
+    assert engine.complete([], GREEDY) == []
+    assert list(engine.stream(prompts[0], Sampling(max_tokens=0))) == []
+
+
+def test_cancel_stops_between_steps(engine: Engine, prompts: list[list[int]]) -> None:
+    def after(steps: int) -> Iterator[bool]:
+        yield from [False] * steps
+        while True:
+            yield True
+
+    free = engine.complete(prompts, GREEDY)
+    asked = after(3)
+    got = engine.complete(prompts, GREEDY, cancel=lambda: next(asked))
+    assert [c.tokens for c in got] == [c.tokens[:3] for c in free]
+    asked = after(2)
+    assert len(list(engine.stream(prompts[0], GREEDY, cancel=lambda: next(asked)))) <= 2
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ({"max_tokens": -1}, "max_tokens is -1"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"top_k": -2}, "top_k is -2"),
+        ({"seed": -3}, "seed is -3"),
+        ({"stop": ("",)}, "empty string"),
+    ],
+)
+def test_settings_out_of_range_are_named(bad: dict[str, object], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Sampling(**bad)  # type: ignore[arg-type]
+
+
+def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no model folder"):
+        Engine(tmp_path)

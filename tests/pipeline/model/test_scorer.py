@@ -1,0 +1,99 @@
+"""Scoring: which windows a file gives, what they are worth, and that batch mates do not matter."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.core.schema import END, SPECIALS
+from pipeline.model.scorer import Scorer, frame, windows
+from tests.tiny import TEXTS, tiny_annotator_folder
+
+
+@pytest.fixture(scope="module")
+def scorer(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    return Scorer(tiny_annotator_folder(tmp_path_factory.mktemp("annotator"), window=32))
+
+
+def text_of(scorer: Scorer, tokens: int) -> str:
+    """A text of exactly `tokens` tokens: digits never merge."""
+    text = "".join(str((7 * k) % 10) for k in range(tokens))
+    assert len(scorer.tokenizer.encode(text, add_special_tokens=False).ids) == tokens
+    return text
+
+
+@pytest.mark.parametrize(
+    ("tokens", "starts", "truncated"),
+    [
+        (0, [0], False),
+        (31, [0], False),
+        (32, [0, 1], False),
+        (62, [0, 31], False),
+        (63, [0, 16, 32], False),
+        (93, [0, 31, 62], False),
+        (94, [0, 31, 63], True),
+    ],
+)
+def test_windows_are_top_middle_and_bottom(
+    scorer: Scorer, tokens: int, starts: list[int], truncated: bool
+) -> None:
+    text = text_of(scorer, tokens)
+    ids = scorer.tokenizer.encode(text, add_special_tokens=False).ids
+    [(parts, cut)] = windows(scorer.tokenizer, [text], 32)
+    assert [p.tolist() for p in parts] == [[END, *ids[s : s + 31]] for s in starts]
+    assert cut is truncated
+    assert scorer.score([text])[0].truncated is truncated
+
+
+def test_a_score_is_the_mean_of_its_windows_softmax(scorer: Scorer) -> None:
+    text = text_of(scorer, 200)
+    [got] = scorer.score([text])
+    [(parts, _)] = windows(scorer.tokenizer, [text], 32)
+    for part, value in zip(parts, got.windows, strict=True):
+        logits = scorer.model(torch.tensor(part[None].astype(np.int64))).logits.detach()
+        assert value == pytest.approx(float(logits.softmax(-1)[0, 1]), abs=1e-5)
+    assert got.score == pytest.approx(sum(got.windows) / 3)
+
+
+def test_order_and_values_do_not_depend_on_the_batch(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*TEXTS, "", *(text_of(scorer, n) for n in (5, 40, 70, 300))] * 3
+    alone = [scorer.score([t])[0] for t in texts]
+    for budget in (1, 200, 4096):
+        monkeypatch.setattr("pipeline.model.scorer._BUDGET", {"cpu": budget})
+        for got, want in zip(scorer.score(texts), alone, strict=True):
+            np.testing.assert_allclose(got.windows, want.windows, atol=1e-5)
+    assert scorer.score(texts) == scorer.score(texts)
+    assert scorer.score([]) == []
+
+
+def test_special_tokens_spelled_in_a_file_are_text(scorer: Scorer) -> None:
+    [(parts, _)] = windows(scorer.tokenizer, [f"a{SPECIALS[END]}"], 32)
+    assert parts[0].tolist().count(END) == 1
+    assert frame(scorer.tokenizer) == ([END], [])
+
+
+def test_one_output_is_given_raw(tmp_path: Path) -> None:
+    scorer = Scorer(tiny_annotator_folder(tmp_path, labels=1))
+    [got] = scorer.score([TEXTS[0]])
+    [(parts, _)] = windows(scorer.tokenizer, [TEXTS[0]], scorer.window)
+    ids = torch.tensor(parts[0][None].astype(np.int64))
+    assert got.windows[0] == pytest.approx(float(scorer.model(ids).logits[0, 0]), abs=1e-4)
+
+
+def test_what_is_no_annotator_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no annotator folder"):
+        Scorer(tmp_path)
+    folder = tiny_annotator_folder(tmp_path / "three", labels=3)
+    with pytest.raises(ValueError, match="3 classes"):
+        Scorer(folder)
+
+
+def test_name_and_window_come_from_the_card(tmp_path: Path) -> None:
+    folder = tiny_annotator_folder(tmp_path, window=24)
+    scorer = Scorer(folder)
+    card = json.loads((folder / "annotator.json").read_text())
+    assert (scorer.name, scorer.window) == (card["name"], 24)
