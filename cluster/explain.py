@@ -24,10 +24,14 @@ def stories(store: Store, run: str, what: str) -> list[dict[str, Any]]:
     Raises RecipeError when the run has no such document; says so when it was left out at ingest.
     """
     steps = made(store, run)
-    found = [hit for _, a in steps if a.manifest["base"] is not None for hit in _find(store, a, what)]
+    found = [
+        hit for _, a in steps if a.manifest["base"] is not None for hit in _find(store, a, what)
+    ]
     if not found:
-        raise RecipeError(f"no document of run {run} has a uid beginning with, or a path ending in, {what!r}; "
-                          "paths are as in their repository, such as asyncio/queues.py")
+        raise RecipeError(
+            f"no document of run {run} has a uid beginning with, or a path ending in, {what!r}; "
+            "paths are as in their repository, such as asyncio/queues.py"
+        )
     return [hit if "left_out" in hit else _story(store, steps, **hit) for hit in found[:MOST]]
 
 
@@ -37,9 +41,13 @@ def _find(store: Store, artifact: Artifact, what: str) -> list[dict[str, Any]]:
         if record["rows"]:
             table = read_parquet(store.local(record["file"]), ["uid", "path"])
             rows = [i for i, r in enumerate(table.to_pylist()) if _fits(r, what)]
-            out += [{"shard": base_shard(artifact.manifest["step"], record), "row": i} for i in rows]
+            out += [
+                {"shard": base_shard(artifact.manifest["step"], record), "row": i} for i in rows
+            ]
         ledger = read_parquet(store.local(record["ledger"])).to_pylist()
-        out += [{"left_out": artifact.manifest["step"], **r} for r in ledger if _ends(r["path"], what)]
+        out += [
+            {"left_out": artifact.manifest["step"], **r} for r in ledger if _ends(r["path"], what)
+        ]
     return out
 
 
@@ -52,24 +60,36 @@ def _ends(path: str, what: str) -> bool:
     return PurePosixPath(path).parts[-len(wanted) :] == wanted
 
 
-def _story(store: Store, steps: list[tuple[str, Artifact]], shard: Shard, row: int) -> dict[str, Any]:
+def _story(
+    store: Store, steps: list[tuple[str, Artifact]], shard: Shard, row: int
+) -> dict[str, Any]:
     base = _row(store, shard.layers[0].file, row, None)
     base.pop("text")
     uid = base["uid"]
     verdicts = [v for name, a in steps for v in _verdicts(store, name, a, shard.name, row)]
-    keepers = {v["evidence"]: _path(store, steps, v["evidence"]) for v in verdicts if v["step_stage"] == "dedup" and v.get("evidence")}
+    keepers = {
+        v["evidence"]: _path(store, steps, v["evidence"])
+        for v in verdicts
+        if v["step_stage"] == "dedup" and v.get("evidence")
+    }
     for v in verdicts:
         if v.get("evidence") in keepers:
             v["kept_instead"] = keepers[v["evidence"]]
         v.pop("step_stage")
-    return {**base, "steps": verdicts, "trained": [t for n, a in steps for t in _trained(steps, n, a, uid)]}
+    return {
+        **base,
+        "steps": verdicts,
+        "trained": [t for n, a in steps for t in _trained(steps, n, a, uid)],
+    }
 
 
 def _row(store: Store, file: str, row: int, columns: list[str] | None) -> dict[str, Any]:
     return dict(read_parquet(store.local(file), columns).slice(row, 1).to_pylist()[0])
 
 
-def _verdicts(store: Store, step: str, artifact: Artifact, shard: str, row: int) -> list[dict[str, Any]]:
+def _verdicts(
+    store: Store, step: str, artifact: Artifact, shard: str, row: int
+) -> list[dict[str, Any]]:
     """What a step's layers say of the row; nothing where an earlier one had dropped it."""
     out = []
     for layer in artifact.manifest["layers"]:
@@ -78,7 +98,9 @@ def _verdicts(store: Store, step: str, artifact: Artifact, shard: str, row: int)
                 told = _row(store, record["file"], row, None)
                 if told["keep"] is not None:
                     own = {k: v for k, v in told.items() if v is not None and k != "uid"}
-                    out.append({"step": step, "step_stage": artifact.stage, "kind": layer["kind"], **own})
+                    out.append(
+                        {"step": step, "step_stage": artifact.stage, "kind": layer["kind"], **own}
+                    )
     return out
 
 
@@ -92,7 +114,9 @@ def _path(store: Store, steps: list[tuple[str, Artifact]], uid: str) -> str | No
     return None
 
 
-def _trained(steps: list[tuple[str, Artifact]], step: str, artifact: Artifact, uid: str) -> list[dict[str, Any]]:
+def _trained(
+    steps: list[tuple[str, Artifact]], step: str, artifact: Artifact, uid: str
+) -> list[dict[str, Any]]:
     """The phases that trained on the document through this pack step: epochs, tokens, batches."""
     if artifact.stage != "pack":
         return []
@@ -106,26 +130,38 @@ def _trained(steps: list[tuple[str, Artifact]], step: str, artifact: Artifact, u
             batch = a.manifest["identity"]["settings"]["batch"]
             seen = mine.filter(pc.less(mine["sequence"], a.facts["steps"] * batch))
             batches = sorted({int(s) // batch for s in seen["sequence"].to_pylist()})
-            out.append({"phase": phase, "epochs": sorted(set(seen["epoch"].to_pylist())),
-                        "tokens": int(pc.sum(seen["length"]).as_py() or 0), "batches": batches})
+            out.append(
+                {
+                    "phase": phase,
+                    "epochs": sorted(set(seen["epoch"].to_pylist())),
+                    "tokens": int(pc.sum(seen["length"]).as_py() or 0),
+                    "batches": batches,
+                }
+            )
     return out
 
 
 def tell(story: dict[str, Any], out: Console) -> None:
     """A story for people."""
     if "left_out" in story:
-        out.print(f"[bold]{story['repo']}/{story['path']}[/] left out by {story['left_out']}: "
-                  f"{story['rule']} {story['evidence'] or ''}")
+        out.print(
+            f"[bold]{story['repo']}/{story['path']}[/] left out by {story['left_out']}: "
+            f"{story['rule']} {story['evidence'] or ''}"
+        )
         return
-    out.print(f"[bold]{story['repo']}/{story['path']}[/]  {story['language']}, {story['bytes']:,} bytes, "
-              f"licence {story['licence']}")
+    out.print(
+        f"[bold]{story['repo']}/{story['path']}[/]  {story['language']}, {story['bytes']:,} bytes, "
+        f"licence {story['licence']}"
+    )
     out.print(f"  uid {story['uid']}")
     for v in story["steps"]:
         out.print(f"  {v['step']:<10} {_said(v)}")
     for t in story["trained"]:
         shown = ", ".join(map(str, t["batches"][:8])) + (" ..." if len(t["batches"]) > 8 else "")
-        out.print(f"  {t['phase']:<10} trained on {t['tokens']:,} of its tokens in epochs "
-                  f"{t['epochs']}, batches {shown}")
+        out.print(
+            f"  {t['phase']:<10} trained on {t['tokens']:,} of its tokens in epochs "
+            f"{t['epochs']}, batches {shown}"
+        )
     if not story["trained"]:
         out.print("  no phase trained on it")
 

@@ -8,6 +8,7 @@ import logging
 import os
 import platform
 import secrets
+import socket
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -124,9 +125,12 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
 def _join(address: str) -> None:
     import ray
 
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if port.isdecimal():  # Ray itself takes more than a minute to find nobody there
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError, ValueError) as e:
+    except (OSError, RuntimeError, ValueError) as e:
         raise StageError(
             f"no Ray cluster answers at {address}: {e}. Is it running, and is its token in "
             "RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH?"

@@ -18,13 +18,10 @@ from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.job import Job
 from pipeline.core.languages import language_of
 from pipeline.core.licences import permissive
-from pipeline.core.schema import DOCUMENTS, QUARANTINE, digest, uid
+from pipeline.core.schema import DOCUMENTS, LEDGER, QUARANTINE, digest, uid
 from pipeline.core.sources import Raw, Repo, Source
 
 VERSION = 1
-LEDGER = pa.schema(
-    [("repo", pa.string()), ("path", pa.string()), ("rule", pa.string()), ("evidence", pa.string())]
-)
 
 
 @config

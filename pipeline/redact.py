@@ -22,30 +22,28 @@ VERSION = 1
 _EMAIL = re.compile(
     r"(?<![\w.+-])[A-Za-z0-9][\w.+-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])"
 )
-_IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.]|-\w)")
-_KEYS = re.compile(
-    r"-----BEGIN (?P<kind>[A-Z ]*PRIVATE KEY)-----[\s\S]{32,8000}?-----END (?P=kind)-----"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{60,}\b|\bglpat-[A-Za-z0-9_-]{20,}\b"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}\b|\bsk_live_[A-Za-z0-9]{20,}\b|\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}\b"
-    r"|\bAIza[0-9A-Za-z_-]{35}\b|\bhf_[A-Za-z0-9]{30,}\b|\bnpm_[A-Za-z0-9]{36}\b|\bpypi-[A-Za-z0-9_-]{50,}\b"
-    r"|\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}\b|\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"
+_IP = re.compile(r"(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.]|-\w)")
+_KEYS = tuple(
+    (mark, re.compile(form))
+    for mark, form in (
+        ("PRIVATE KEY-----", r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[\s\S]{32,8000}?-----END \1-----"),
+        ("AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
+        ("ASIA", r"\bASIA[0-9A-Z]{16}\b"),
+        *((f"gh{kind}_", rf"\bgh{kind}_[A-Za-z0-9]{{36,}}\b") for kind in "pousr"),
+        ("github_pat_", r"\bgithub_pat_[A-Za-z0-9_]{60,}\b"),
+        ("glpat-", r"\bglpat-[A-Za-z0-9_-]{20,}"),
+        ("xox", r"\bxox[abprs]-[A-Za-z0-9-]{10,}\b"),
+        ("sk_live_", r"\bsk_live_[A-Za-z0-9]{20,}\b"),
+        ("sk-", r"\bsk-(?:proj-)?[A-Za-z0-9_-]{32,}"),
+        ("AIza", r"\bAIza[0-9A-Za-z_-]{35}"),
+        ("hf_", r"\bhf_[A-Za-z0-9]{30,}\b"),
+        ("npm_", r"\bnpm_[A-Za-z0-9]{36}\b"),
+        ("pypi-", r"\bpypi-[A-Za-z0-9_-]{50,}"),
+        ("SG.", r"\bSG\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{43}"),
+        ("eyJ", r"\beyJ[A-Za-z0-9_-]{20,}\.eyJ[A-Za-z0-9_-]{20,}\.[A-Za-z0-9_-]{20,}"),
+    )
 )
-_MARKS = (
-    "PRIVATE KEY",
-    "AKIA",
-    "ASIA",
-    "gh",
-    "glpat-",
-    "xox",
-    "sk",
-    "AIza",
-    "hf_",
-    "npm_",
-    "pypi-",
-    "SG.",
-    "eyJ",
-)
+"""(what every match contains, its form): the cheap test keeps this at hundreds of MB/s."""
 _RESERVED = re.compile(r"@(?:[\w-]+\.)*(?:example\.(?:com|org|net)|localhost|invalid|test)\b", re.I)
 _DNS = frozenset(
     [
@@ -97,8 +95,9 @@ def found(text: str, cfg: Config) -> Iterator[dict[str, int | str]]:
 
 def spans(text: str, cfg: Config) -> Iterator[tuple[int, int, str]]:
     """(start, end, placeholder) in characters, unsorted."""
-    if cfg.keys and any(mark in text for mark in _MARKS):
-        yield from ((m.start(), m.end(), "<KEY>") for m in _KEYS.finditer(text))
+    for mark, form in _KEYS if cfg.keys else ():
+        if mark in text:
+            yield from ((m.start(), m.end(), "<KEY>") for m in form.finditer(text))
     if cfg.emails and "@" in text:
         yield from (
             (m.start(), m.end(), "<EMAIL>")

@@ -39,6 +39,7 @@ def run(
         phase,
         cfg=cfg,
         origin=origin,
+        before=start.folder if start else None,
         data=data.folder,
         sidecars=sidecars,
         facts=data.facts,
@@ -58,6 +59,7 @@ def phase(
     *,
     cfg: Config,
     origin: str,
+    before: Path | None,
     data: Path,
     sidecars: list[str],
     facts: dict[str, Any],
@@ -77,7 +79,7 @@ def phase(
     fed = batches.Batches(
         index, [Path(p) for p in sidecars], facts["length"], cfg.batch, cfg.seed, cfg.spm_rate
     )
-    summary = fit.fit(model, fed, cfg, folder=folder, world=world)
+    summary = fit.fit(model, fed, cfg, folder=folder, world=world, before=before)
     if world.rank == 0:
         card = {
             "model": cfg.model,

@@ -4,6 +4,7 @@
 to Serve; `app` is what a Serve config names (`import_path: serve.app:app`).
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +34,8 @@ if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays 
 T = TypeVar("T")
 PLACES = 32
 """Requests that may wait for one model, the running one included (ours)."""
+SHARE = {"num_cpus": 0.5}
+"""Of a core that Ray counts for a replica: it must start where a laptop's others are taken (ours)."""
 
 
 class Args(BaseModel):
@@ -46,8 +49,10 @@ class Args(BaseModel):
     """An annotator folder."""
     keys: str | None = None
     """A file of accepted keys, one a line, mode 0600; ICEFLOE_API_KEY adds one."""
-    threads: int = 1
-    """Torch threads, shared by both models."""
+    threads: int | None = None
+    """Torch threads, shared by both models; None is every core (Ray gives a replica one)."""
+    gpus: float | None = None
+    """GPUs a replica holds; None is what the Serve config says, else none."""
 
 
 @dataclass
@@ -60,7 +65,10 @@ class Models:
 
 def app(args: Args) -> serve.Application:
     """The application of a Serve config. Keys are read here; only their hashes travel on."""
-    return Icefloe.bind(args, read_keys(args.keys))  # type: ignore[attr-defined]
+    deployment: Any = Icefloe
+    if args.gpus is not None:
+        deployment = deployment.options(ray_actor_options={**SHARE, "num_gpus": args.gpus})
+    return deployment.bind(args, read_keys(args.keys))
 
 
 # The desks refuse first, with an envelope; Serve's own bound is there for what they do not see.
@@ -70,7 +78,7 @@ def app(args: Args) -> serve.Application:
     backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
     graceful_shutdown_timeout_s=10,
     max_constructor_retry_count=1,  # a folder that does not load will not load the third time
-    ray_actor_options={"num_cpus": 0.5},
+    ray_actor_options=SHARE,
 )
 @serve.ingress()
 class Icefloe:
@@ -91,8 +99,9 @@ def load(args: Args) -> Models:
     from pipeline.model.scorer import Scorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    engine = Engine(args.model, threads=args.threads, device=device)
-    return Models(engine, Scorer(args.annotator, threads=args.threads, device=device))
+    threads = args.threads or os.cpu_count()
+    engine = Engine(args.model, threads=threads, device=device)
+    return Models(engine, Scorer(args.annotator, threads=threads, device=device))
 
 
 def api(models: Models, keys: Sequence[str] = (), places: int = PLACES) -> FastAPI:

@@ -97,7 +97,7 @@ def _understand(body: CompletionRequest, engine: "Engine") -> tuple[list[list[in
     from pipeline.model.engine import Sampling
 
     if body.suffix is not None and not engine.info.get("infill"):
-        name = engine.info.get("model")
+        name = model_id(engine)
         raise Refusal(400, f"model {name!r} was not trained to infill: send no suffix", "suffix")
     try:
         prompts = [_ids(prompt, body, engine) for prompt in body.prompts]
@@ -148,5 +148,5 @@ def _event(frame: CompletionResponse, choices: list[Choice], usage: Usage | None
 
 
 def model_id(engine: "Engine") -> str:
-    """The model's name in `/v1/models`: what its card says."""
-    return str(engine.info.get("model", "model"))
+    """The model's name in `/v1/models`: its release's, else its architecture's."""
+    return str(engine.info.get("name", engine.info.get("model", "model")))

@@ -44,9 +44,17 @@ def start(
     options = {"host": host, "port": port, "request_timeout_s": TIMEOUT}
     try:
         serve.start(proxy_location="HeadOnly", http_options=options, logging_config=quiet)
-        serve.run(app(args), name=NAME, route_prefix="/", logging_config=quiet)
+        serve.run(app(_with_gpu(args)), name=NAME, route_prefix="/", logging_config=quiet)
     except RuntimeError as e:
         raise StageError(f"{host}:{port} does not serve: {_reason(e)}") from e
+
+
+def _with_gpu(args: Args) -> Args:
+    """A GPU for the replica where one is free and nothing was said."""
+    import ray
+
+    free = ray.available_resources().get("GPU", 0) >= 1
+    return args.model_copy(update={"gpus": 1}) if free and args.gpus is None else args
 
 
 def _reason(e: RuntimeError) -> str:

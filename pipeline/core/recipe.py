@@ -8,6 +8,7 @@ what the boxes do.
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -22,6 +23,20 @@ from pipeline.core.errors import RecipeError, did_you_mean
 
 BOXES = Path(__file__).parent.parent
 RECIPES = BOXES / "recipes"
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's scalars: `on` and `off` are words, `5e-4` is a number (PyYAML's 1.1: neither)."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in found if not tag.endswith((":bool", ":float"))]
+    for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(true|false)$"), list("tf"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.?\d+[eE][-+]?\d+|\.\d+)$"),
+    list("-+.0123456789"),
+)
 _NOT_INPUTS = {"cfg", "job"}
 _RESERVED = {"use", "on", "pin"}
 
@@ -105,7 +120,7 @@ def find(recipe: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text())
+        data = yaml.load(path.read_text(), _Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         raise RecipeError(f"{path}: {e}") from None
     if not isinstance(data, dict):
@@ -152,7 +167,7 @@ def _override(steps: dict[str, Any], text: str) -> None:
         )
     if name not in steps:
         raise RecipeError(f"{text}: no step {name!r}{did_you_mean(name, steps)}")
-    nested: Any = yaml.safe_load(value)
+    nested: Any = yaml.load(value, _Loader)
     for part in reversed(key.split(".")):
         nested = {part: nested}
     _merge(steps[name], nested)

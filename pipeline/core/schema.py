@@ -37,6 +37,11 @@ VERDICT = pa.schema(
 has its `rule`, the measured `value` and, where there is any, `evidence` (the kept twin's uid, the
 task it overlaps, the error that quarantined it)."""
 
+LEDGER = pa.schema(
+    [("repo", pa.string()), ("path", pa.string()), ("rule", pa.string()), ("evidence", pa.string())]
+)
+"""What a step that makes documents did not take: one row each, beside the shard."""
+
 QUARANTINE = "quarantine"
 """The rule of a row that a box could not process; its evidence is the error."""
 

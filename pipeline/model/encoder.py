@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -25,61 +26,16 @@ from transformers import (
     BertForSequenceClassification,
 )
 
-from pipeline.core.config import Share, config
 from pipeline.core.errors import StageError
 from pipeline.core.log import progress
 from pipeline.core.schema import END, FIM_PAD, REPO_NAME, SPECIALS
 from pipeline.model.scorer import padded, plain_tokenizer, probabilities, windows
+from pipeline.model.settings import EncoderConfig
 
 log = logging.getLogger(__name__)
 
 _MASK = REPO_NAME
 """Masked-language modelling's mask: no document's text ever gives this id."""
-_SMALL = ("hidden", "layers", "heads", "mlm_steps", "mlm_lr")
-"""Settings of the small encoder alone."""
-
-
-@config
-class EncoderConfig:
-    encoder: str | None = None
-    """A Hugging Face name or folder (SnowCoder: Snowflake/snowflake-arctic-embed-m); none trains a
-    small BERT with the pipeline's own tokenizer."""
-    window: int = 128
-    """Tokens a window, with the added ones; 512 for arctic-embed-m (ours: short ones are fast)."""
-    hidden: int = 128
-    """Width of the small encoder (ours: BERT-tiny's)."""
-    layers: int = 2
-    """Layers of the small encoder (ours: BERT-tiny's)."""
-    heads: int = 2
-    """Attention heads of the small encoder (ours: BERT-tiny's)."""
-    mlm_steps: int = 200
-    """Masked-language-model steps of the small encoder; 0 leaves it untrained (ours)."""
-    mlm_lr: float = 1e-3
-    """Peak learning rate of those steps (ours)."""
-    epochs: int = 2
-    """Passes over the windows of the training files (FineWeb-Edu: 20, with a frozen encoder)."""
-    batch: int = 32
-    """Windows a step, in both trainings (FineWeb-Edu: 256)."""
-    lr: float = 3e-4
-    """Peak learning rate of the classifier training; linear to 0 (FineWeb-Edu)."""
-    frozen: bool = False
-    """Train the head alone, on a frozen encoder (FineWeb-Edu does; SnowCoder does not say)."""
-    held_out: Share = 0.1
-    """Share of each class's files kept to measure, by whole repositories (FineWeb-Edu: 10 %)."""
-    seed: int = 42
-    """Of the split, the new weights, masks and order (FineWeb-Edu's split: 42)."""
-    threads: int = 2
-    """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
-
-    def __post_init__(self) -> None:
-        fields = type(self).__dataclass_fields__
-        own = [n for n in _SMALL if getattr(self, n) != fields[n].default]
-        if self.encoder is not None and own:
-            raise ValueError(f"{', '.join(own)}: only for the small encoder, not {self.encoder}")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out is {self.held_out}: above 0 and below 1")
 
 
 def train_annotator(
@@ -100,16 +56,18 @@ def train_annotator(
     `mlm_loss` and `loss_last` (means of the last 20 steps; null without steps). The same bytes for
     the same inputs, threads and CPU. StageError where a side would lack a class.
     """
-    held = split(labels, groups, cfg)
+    held, truth = split(labels, groups, cfg), np.asarray(labels)
     with _threads(cfg.threads):
-        model, tokenizer, mlm_loss = _start(texts, held, tokenizer_json, cfg, folder, device)
+        tokenizer = _tokenizer(tokenizer_json, cfg, folder)
         cut = [parts for parts, _ in windows(tokenizer, texts, cfg.window)]
-        loss = _classify(model, cut, np.asarray(labels), held, cfg)
+        train = [(w, int(truth[k])) for k in np.flatnonzero(~held) for w in cut[k]]
+        model, mlm_loss = _start([w for w, _ in train], tokenizer.get_vocab_size(), cfg, device)
+        loss = _classify(model, train, cfg)
         scores = _score(model, [cut[k] for k in np.flatnonzero(held)])
-    report = _measure(scores, np.asarray(labels), held)
-    report |= {"mlm_loss": mlm_loss, "loss_last": loss}
-    _publish(model, tokenizer, cfg, report, folder)
-    log.info("annotator  AUC %.3f on %d files", report["auc"], int(held.sum()))
+    report = _measure(scores, truth, held) | {"mlm_loss": mlm_loss, "loss_last": loss}
+    _publish(model, cfg, report, folder)
+    low, high = report["auc_interval"]
+    log.info("annotator  AUC %.3f (%.3f to %.3f) on %d files", report["auc"], low, high, held.sum())
     return report
 
 
@@ -119,11 +77,13 @@ def split(labels: Sequence[int], groups: Sequence[str], cfg: EncoderConfig) -> n
     Groups in a seeded order, each taken if its files still fit into the share; a class left
     without any gets its smallest group. StageError if a class is absent from a side.
     """
-    names, member = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    if len(labels) != len(groups) or not set(labels) <= {0, 1}:
+        raise ValueError(f"{len(labels)} labels of {set(labels)} for {len(groups)} groups")
+    names, member = np.unique(np.array(groups, dtype=np.str_), return_inverse=True)
     sizes = np.zeros((len(names), 2), dtype=np.int64)
-    np.add.at(sizes, (member, np.asarray(labels)), 1)
+    np.add.at(sizes, (member, np.array(labels, dtype=np.int64)), 1)
     total = sizes.sum(0)
-    share = np.maximum(1, np.round(total * cfg.held_out).astype(np.int64))
+    share = np.maximum(1, np.round(total * cfg.held_out).astype(np.int64)).clip(max=total - 1)
     taken = np.zeros(len(names), dtype=bool)
     held = np.zeros(2, dtype=np.int64)
     for g in np.random.default_rng([cfg.seed, 0]).permutation(len(names)):
@@ -166,37 +126,17 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _start(
-    texts: Sequence[str],
-    held: np.ndarray,
-    tokenizer_json: Path,
-    cfg: EncoderConfig,
-    folder: Path,
-    device: str,
-) -> tuple[Any, Tokenizer, float | None]:
-    """The classifier before its training, its tokenizer (saved in `folder`), and the MLM loss."""
+def _tokenizer(path: Path, cfg: EncoderConfig, folder: Path) -> Tokenizer:
+    """The encoder's own tokenizer, or the pipeline's at `path`; saved in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     if cfg.encoder is None:
-        tokenizer = _own_tokenizer(tokenizer_json, cfg, folder)
-        body, loss = _masked(
-            [t for t, h in zip(texts, held, strict=True) if not h], tokenizer, cfg, device
-        )
-        with _seeded(cfg.seed):
-            model = BertForSequenceClassification(body.config)
-        model.bert.load_state_dict(body.bert.state_dict(), strict=False)
-        return model.to(device), tokenizer, loss
-    AutoTokenizer.from_pretrained(cfg.encoder, trust_remote_code=False).save_pretrained(folder)
-    with _seeded(cfg.seed):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            cfg.encoder, num_labels=2, trust_remote_code=False, dtype=torch.float32
-        )
-    limit = getattr(model.config, "max_position_embeddings", cfg.window)
-    if cfg.window > limit:
-        raise StageError(f"window {cfg.window} is too long for {cfg.encoder}: at most {limit}")
-    return model.to(device), plain_tokenizer(folder / "tokenizer.json"), None
+        _end_first(path, cfg, folder)
+    else:
+        AutoTokenizer.from_pretrained(cfg.encoder, trust_remote_code=False).save_pretrained(folder)
+    return plain_tokenizer(folder / "tokenizer.json")
 
 
-def _own_tokenizer(path: Path, cfg: EncoderConfig, folder: Path) -> Tokenizer:
+def _end_first(path: Path, cfg: EncoderConfig, folder: Path) -> None:
     """The pipeline's tokenizer, putting END before a text as BERT puts [CLS]."""
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -210,24 +150,48 @@ def _own_tokenizer(path: Path, cfg: EncoderConfig, folder: Path) -> Tokenizer:
         **{role: SPECIALS[i] for role, i in roles.items()},
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2))
-    return plain_tokenizer(folder / "tokenizer.json")
 
 
-def _masked(
-    texts: Sequence[str], tokenizer: Tokenizer, cfg: EncoderConfig, device: str
+def _start(
+    rows: Sequence[np.ndarray], vocab_size: int, cfg: EncoderConfig, device: str
 ) -> tuple[Any, float | None]:
-    """A small BERT after `mlm_steps` of masked-language modelling on windows of `texts`."""
+    """The classifier with a new head on `device`, and the masked-language-model loss if any."""
+    if cfg.encoder is not None:
+        return _named(cfg).to(device), None
+    return _small(rows, vocab_size, cfg, device)
+
+
+def _named(cfg: EncoderConfig) -> Any:
+    """The named encoder with a new head. StageError if its windows are shorter than ours."""
     with _seeded(cfg.seed):
-        model = BertForMaskedLM(_bert(tokenizer.get_vocab_size(), cfg)).to(device).train()
-    stream = _stream(tokenizer, texts, cfg.window)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            cfg.encoder, num_labels=2, trust_remote_code=False, dtype=torch.float32
+        )
+    limit = getattr(model.config, "max_position_embeddings", cfg.window)
+    if cfg.window > limit:
+        raise StageError(f"window {cfg.window} is too long for {cfg.encoder}: at most {limit}")
+    return model
+
+
+def _small(
+    rows: Sequence[np.ndarray], vocab_size: int, cfg: EncoderConfig, device: str
+) -> tuple[Any, float | None]:
+    """A small BERT classifier, its body trained by masked-language modelling, and that loss."""
+    with _seeded(cfg.seed):
+        model = BertForMaskedLM(_bert(vocab_size, cfg)).to(device)
+        classifier = BertForSequenceClassification(model.config)
+    stream = np.concatenate(rows).astype(np.int64)
+    stream = np.resize(stream, max(cfg.window, len(stream)))
 
     def loss(step: int) -> torch.Tensor:
-        ids, at, truth = _masked_batch(stream, tokenizer.get_vocab_size(), cfg, step)
+        ids, at, truth = _masked_batch(stream, vocab_size, cfg, step)
         x = model.bert(input_ids=torch.from_numpy(ids).to(device)).last_hidden_state
         picked = x.flatten(0, 1).index_select(0, torch.from_numpy(at).to(device))
         return functional.cross_entropy(model.cls(picked), torch.from_numpy(truth).to(device))
 
-    return model, _descend(model, loss, cfg.mlm_steps, cfg.mlm_lr, "masked")
+    mlm_loss = _descend(model, loss, cfg.mlm_steps, cfg.mlm_lr, "masked")
+    classifier.bert.load_state_dict(model.bert.state_dict(), strict=False)
+    return classifier.to(device), mlm_loss
 
 
 def _bert(vocab_size: int, cfg: EncoderConfig) -> BertConfig:
@@ -244,16 +208,6 @@ def _bert(vocab_size: int, cfg: EncoderConfig) -> BertConfig:
         attention_probs_dropout_prob=0.0,
         num_labels=2,
     )
-
-
-def _stream(tokenizer: Tokenizer, texts: Sequence[str], window: int) -> np.ndarray:
-    """All texts' tokens in one row, each text led by END; repeated if shorter than a window."""
-    parts = [np.array([END], dtype=np.int64)]
-    for start in range(0, len(texts), 256):
-        encoded = tokenizer.encode_batch_fast(list(texts[start : start + 256]))
-        parts += [np.array(e.ids, dtype=np.int64) for e in encoded]
-    stream = np.concatenate(parts)
-    return np.resize(stream, max(window, len(stream)))
 
 
 def _masked_batch(
@@ -277,30 +231,25 @@ def _masked_batch(
 
 
 def _classify(
-    model: Any,
-    cut: Sequence[Sequence[np.ndarray]],
-    labels: np.ndarray,
-    held: np.ndarray,
-    cfg: EncoderConfig,
+    model: Any, train: Sequence[tuple[np.ndarray, int]], cfg: EncoderConfig
 ) -> float | None:
-    """Train on every window of the training files; the mean loss of the last 20 steps."""
+    """Train on windows, each with its file's label; the mean loss of the last 20 steps."""
     if cfg.frozen:
         _freeze(model)
-    rows = [(w, int(labels[k])) for k in np.flatnonzero(~held) for w in cut[k]]
-    steps = -(-len(rows) // cfg.batch)
-    orders: dict[int, np.ndarray] = {}
+    steps = -(-len(train) // cfg.batch)
+
+    @lru_cache(maxsize=1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([cfg.seed, 2, epoch]).permutation(len(train))
 
     def loss(step: int) -> torch.Tensor:
         epoch, at = divmod(step, steps)
-        if epoch not in orders:
-            orders.clear()
-            orders[epoch] = np.random.default_rng([cfg.seed, 2, epoch]).permutation(len(rows))
-        batch = [rows[k] for k in orders[epoch][at * cfg.batch : (at + 1) * cfg.batch]]
+        batch = [train[k] for k in order(epoch)[at * cfg.batch : (at + 1) * cfg.batch]]
         inputs = padded([w for w, _ in batch], model.config.pad_token_id or 0, model.device)
         target = torch.tensor([label for _, label in batch], device=model.device)
         return functional.cross_entropy(model(**inputs).logits, target)
 
-    # A frozen encoder stays in eval mode: FineWeb-Edu trains without dropout, and so do we.
+    # In eval mode, as FineWeb-Edu: no dropout.
     return _descend(model.eval(), loss, steps * cfg.epochs, cfg.lr, "classify")
 
 
@@ -324,7 +273,7 @@ def _descend(
             optimizer.param_groups[0]["lr"] = peak * rate
             optimizer.zero_grad()
             value = loss(step)
-            value.backward()
+            torch.autograd.backward(value)
             torch.nn.utils.clip_grad_norm_(weights, 1.0)
             optimizer.step()
             losses.append(value.detach())
@@ -373,10 +322,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
     return (np.cumsum(counts) - (counts - 1) / 2)[inverse]
 
 
-def _publish(
-    model: Any, tokenizer: Tokenizer, cfg: EncoderConfig, report: dict[str, Any], folder: Path
-) -> None:
+def _publish(model: Any, cfg: EncoderConfig, report: dict[str, Any], folder: Path) -> None:
     name = Path(cfg.encoder).name if cfg.encoder else f"bert-{cfg.layers}x{cfg.hidden}"
-    card = {"name": f"annotator-{name}", "window": cfg.window, "auc": report}
     model.save_pretrained(folder)
+    card = {"name": f"annotator-{name}", "window": cfg.window, "auc": report}
     (folder / "annotator.json").write_text(json.dumps(card, indent=2))

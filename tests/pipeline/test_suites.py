@@ -12,7 +12,7 @@ from pipeline.kernels.mutate import mutants
 
 TASKS = [
     json.loads(line)
-    for line in (Path(pipeline.__path__[0]) / "suites" / "tasks.jsonl").read_text().splitlines()
+    for line in (Path(pipeline.__path__[0]) / "suites" / "icefloe.jsonl").read_text().splitlines()
 ]
 needs_sandbox = pytest.mark.skipif(sandbox.tier().name == "none", reason=sandbox.tier().reason)
 

@@ -127,14 +127,14 @@ def test_sentinels_end_the_text_and_are_not_in_it(engine: Engine) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_streamed_pieces_are_whole_and_add_up(engine: Engine, seed: int) -> None:
-    # Random bytes: characters of several tokens, broken ones too.
+    # Random bytes: characters of several tokens, broken ones too. Half a character would stay in
+    # the sum as a replacement character.
     sampling = Sampling(max_tokens=40, temperature=2.5, seed=seed, stop=("e", "a b"))
     ids = engine.prompt("Grüße 🧊")
     pieces = list(engine.stream(ids, sampling))
     whole = engine.complete([ids], sampling)[0].text
     assert "".join(pieces) == whole
     assert all(pieces)
-    assert not any(p.endswith("\ufffd") for p in pieces[:-1])
 
 
 def test_a_stream_says_a_character_when_it_is_complete(engine: Engine) -> None:

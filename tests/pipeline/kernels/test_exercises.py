@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.synthesise import Config, exercises
+from pipeline.kernels.exercises import exercises
 
-CFG = Config()
 FILE = '''from __future__ import annotations
 
 import math, os.path as osp
@@ -48,8 +47,8 @@ GOOD = f"def good(x):\n{BODY}"
 
 
 def test_an_exercise_is_imports_signature_docstring_solution() -> None:
-    assert exercises(FILE, CFG) == [EXERCISE]
-    assert exercises(FILE.replace("\n", "\r\n"), CFG) == [EXERCISE]
+    assert exercises(FILE) == [EXERCISE]
+    assert exercises(FILE.replace("\n", "\r\n")) == [EXERCISE]
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_an_exercise_is_imports_signature_docstring_solution() -> None:
     ],
 )
 def test_what_makes_no_exercise(source: str) -> None:
-    assert exercises(FILE[: FILE.index("@staticmethod")] + source, CFG) == []
+    assert exercises(FILE[: FILE.index("@staticmethod")] + source) == []
 
 
 @pytest.mark.parametrize(
@@ -94,21 +93,21 @@ def test_what_makes_no_exercise(source: str) -> None:
     ],
 )
 def test_names_are_looked_up_by_scope(source: str) -> None:
-    assert len(exercises(FILE[: FILE.index("@staticmethod")] + source, CFG)) == 1
+    assert len(exercises(FILE[: FILE.index("@staticmethod")] + source)) == 1
 
 
 def test_lengths_and_count_are_bounded() -> None:
     many = "\n".join(GOOD.replace("good", f"good{i}") for i in range(20))
-    assert len(exercises(many, CFG)) == CFG.max_per_file
-    assert "good0" in exercises(many, Config(max_per_file=1))[0]
-    assert exercises(many, Config(min_length=1000)) == exercises(many, Config(max_length=50)) == []
+    assert len(exercises(many)) == 8
+    assert "good0" in exercises(many, most=1)[0]
+    assert exercises(many, shortest=1000) == exercises(many, longest=50) == []
 
 
 def test_real_files_give_exercises_that_run() -> None:
     folder = Path(sysconfig.get_path("stdlib"))
     found = []
     for name in ("bisect", "textwrap", "statistics", "shlex", "difflib", "colorsys", "heapq"):
-        found += exercises((folder / f"{name}.py").read_text(encoding="utf-8"), CFG)
+        found += exercises((folder / f"{name}.py").read_text(encoding="utf-8"))
     assert len(found) >= 10
     for text in found:
         function = ast.parse(text).body[-1]

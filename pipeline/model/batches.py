@@ -1,0 +1,136 @@
+"""Training batches gathered from token files by a pack index: a pure function of the step.
+
+No iterator, no state: batch t is sequences [t*B, (t+1)*B) of the index for any number of processes,
+so resuming at a step is asking for it. Infilled pieces are rearranged here, drawn from
+(seed, sequence, uid, start). Imports no torch.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.core.errors import StageError
+from pipeline.core.schema import FIM_PAD
+from pipeline.kernels.infilling import rearrange
+from pipeline.kernels.packing import SENTINELS
+
+Ids = NDArray[np.int64]
+Raw = NDArray[np.integer[Any]]
+
+IGNORED = -100
+"""The label of a place without loss (PyTorch's)."""
+DTYPES: dict[str, np.dtype[Any]] = {".u16": np.dtype("<u2"), ".u32": np.dtype("<u4")}
+"""Suffix of a token file -> what it holds, flat."""
+
+
+class Batches:
+    """The batches of one phase. `size` sequences of `length` tokens each, `steps` whole batches."""
+
+    def __init__(
+        self,
+        index: pa.Table,
+        files: Sequence[Path],
+        length: int,
+        batch: int,
+        seed: int,
+        spm_rate: float,
+    ) -> None:
+        """index: pieces sorted by (sequence, position). files: token files by shard number.
+
+        ValueError where the index has a gap or a sequence longer than `length`; StageError where a
+        token file is missing or shorter than the index says.
+        """
+        self.index, self.files, self.length, self.size = index, tuple(files), length, batch
+        self.seed, self.spm_rate = seed, spm_rate
+        self._column = {n: index[n].to_numpy() for n in index.column_names if n != "uid"}
+        self._places = _places(self._column)
+        self._first = _first(self._column["sequence"])
+        self.steps = (len(self._first) - 1) // batch
+        self._open = cache(self._map)
+        self._check()
+
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Ids, Ids]:
+        """Token ids and labels of a step, both (B, length); labels are the ids, -100 at padding.
+
+        ranks: give every rank its own run of B / ranks sequences; ValueError if that is no whole
+        number, or if there is no such step.
+        """
+        if not 0 <= step < self.steps or self.size % ranks:
+            raise ValueError(f"step {step} of {self.steps}, {self.size} sequences / {ranks} ranks")
+        share = self.size // ranks
+        start = step * self.size + rank * share
+        ids = np.full((share, self.length), FIM_PAD, np.int64)
+        labels = np.full_like(ids, IGNORED)
+        for row, sequence in enumerate(range(start, start + share)):
+            found = np.concatenate(self._parts(sequence))
+            ids[row, : len(found)] = labels[row, : len(found)] = found
+        return ids, labels
+
+    def pieces(self, step: int) -> pa.Table:
+        """The index rows that a step is made of, in order."""
+        return self.index.slice(*self._span(step))
+
+    def tokens(self, step: int) -> int:
+        """Tokens in a step, sentinels and end tokens included, padding not."""
+        start, count = self._span(step)
+        return int(self._places[start : start + count].sum())
+
+    def targets(self, step: int) -> int:
+        """Tokens of a step that are predicted: all but the first of each sequence."""
+        return self.tokens(step) - self.size
+
+    def _span(self, step: int) -> tuple[int, int]:
+        start = int(self._first[step * self.size])
+        return start, int(self._first[(step + 1) * self.size]) - start
+
+    def _parts(self, sequence: int) -> list[Raw]:
+        rows = range(self._first[sequence], self._first[sequence + 1])
+        return [part for row in rows for part in self._piece(sequence, row)]
+
+    def _piece(self, sequence: int, row: int) -> list[Raw]:
+        start, length, end = (int(self._column[n][row]) for n in ("start", "length", "end"))
+        ids = self._open(int(self._column["shard"][row]))[start : start + length]
+        if self._column["infill"][row]:
+            uid = int.from_bytes(str(self.index["uid"][row].as_py()).encode())
+            rng = np.random.default_rng([self.seed, sequence, uid, start])
+            ids = rearrange(ids, rng, self.spm_rate)
+        return [ids] if end < 0 else [ids, np.array([end], ids.dtype)]
+
+    def _map(self, shard: int) -> Raw:
+        path = self.files[shard]
+        if path.stat().st_size == 0:  # holds no tokens, yet a document's end may point at it
+            return np.empty(0, DTYPES[path.suffix])
+        return np.memmap(path, DTYPES[path.suffix], mode="r")
+
+    def _check(self) -> None:
+        starts = self._first[:-1]
+        fullest = np.add.reduceat(self._places, starts).max() if len(starts) else 0
+        if fullest > self.length:
+            raise ValueError(f"a sequence of {fullest} tokens in an index of length {self.length}")
+        ends = self._column["start"] + self._column["length"]
+        for shard in np.unique(self._column["shard"]).tolist():
+            path, need = self.files[shard], int(ends[self._column["shard"] == shard].max())
+            have = path.stat().st_size // DTYPES[path.suffix].itemsize if path.exists() else 0
+            if have < need:
+                raise StageError(
+                    f"{path} has {have:,} tokens, the index needs {need:,}: it is missing or cut; "
+                    "delete the tokenize step's artifact and run again"
+                )
+
+
+def _places(column: dict[str, NDArray[np.int64]]) -> Ids:
+    """Places that each piece takes in its sequence."""
+    return column["length"].astype(np.int64) + SENTINELS * column["infill"] + (column["end"] >= 0)
+
+
+def _first(sequence: Ids) -> Ids:
+    """The first row of each sequence, and the number of rows; ValueError unless 0, 1, 2... ."""
+    starts = np.flatnonzero(np.diff(sequence, prepend=-1))
+    if not np.array_equal(sequence[starts], np.arange(len(starts))):
+        raise ValueError("the index is not sorted by sequence, or lacks one")
+    return np.append(starts, len(sequence))

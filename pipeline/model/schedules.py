@@ -1,0 +1,72 @@
+"""Learning rates by step: warm up to a peak, then hold or fall to an end.
+
+Each phase has its own schedule (SnowCoder 2409.02326 §2: cosine to a tenth, then linear to zero).
+Imports no torch, so that recipes are checked without it.
+"""
+
+import math
+from typing import Literal
+
+from pipeline.core.config import Share, config
+from pipeline.core.errors import RecipeError
+
+
+@config
+class Schedule:
+    warmup: int | Share = 0
+    """Steps of linear rise from 0 to the peak, or their share of all steps below 1 (`5%`; SnowCoder
+    phase 1: 600 steps, phase 2: 1000)."""
+    peak: float = 5.3e-4
+    """Highest learning rate (SnowCoder, after DeepSeek-Coder-1.3B)."""
+    shape: Literal["cosine", "linear", "constant", "wsd"] = "cosine"
+    """How it falls from the peak to `end`; wsd holds, then falls linearly; constant never falls."""
+    end: float = 5.3e-5
+    """The rate that the fall reaches after the last step (SnowCoder phase 1; 0 in phase 2)."""
+    decay: Share = 0.1
+    """Share of the steps after warm-up in which wsd falls (ours; OLMo and nanotron use a tenth to a fifth)."""
+
+    def __post_init__(self) -> None:
+        if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1):
+            raise ValueError(f"warmup is {self.warmup}: a number of steps, or a share below 1")
+        if not 0 <= self.end <= self.peak:
+            raise ValueError(f"end is {self.end}, peak {self.peak}: they must be 0 <= end <= peak")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"decay is {self.decay}: above 0, at most 1")
+
+
+def rate(schedule: Schedule, step: int, steps: int) -> float:
+    """The learning rate of step `step` (from 0) of `steps`; the peak is at the last warm-up step.
+
+    RecipeError when the run ends before the warm-up does.
+    """
+    warmup = warmup_steps(schedule, steps)
+    if step < warmup:
+        return schedule.peak * (step + 1) / warmup
+    gone = min(1.0, (step - warmup) / (steps - warmup))
+    left = _left(schedule, gone)
+    return left * schedule.peak + (1 - left) * schedule.end
+
+
+def warmup_steps(schedule: Schedule, steps: int) -> int:
+    """Steps of warm-up in a run of `steps`; RecipeError when they are not fewer."""
+    given = schedule.warmup
+    warmup = round(given * steps) if isinstance(given, float) else given
+    if warmup >= max(1, steps):
+        raise RecipeError(
+            f"schedule.warmup is {given}, but the phase has {steps} steps: the peak would never be "
+            "reached; lower it, give a share such as 5%, or give the phase a larger budget"
+        )
+    return warmup
+
+
+def _left(schedule: Schedule, gone: float) -> float:
+    """How much of the way from peak to end is left, 1 to 0, when `gone` of it has passed."""
+    match schedule.shape:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1 - gone
+        case "cosine":
+            return (1 + math.cos(math.pi * gone)) / 2
+        case "wsd":
+            return min(1.0, (1 - gone) / schedule.decay)

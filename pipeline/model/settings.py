@@ -1,0 +1,94 @@
+"""The settings of a training phase and of the annotator. Imports no torch, so that recipes are checked without it."""
+
+from typing import Literal
+
+from pipeline.core.config import Share, Tokens, config
+from pipeline.model.schedules import Schedule
+
+_SMALL = ("hidden", "layers", "heads", "mlm_steps", "mlm_lr")
+"""Settings of the small encoder alone."""
+
+
+@config
+class FitConfig:
+    batch: int = 512
+    """Sequences in an optimizer step, over all processes (SnowCoder 2409.02326 §2.1)."""
+    micro: Tokens = 16384
+    """Most tokens in one forward pass of one process, at least one sequence; the gradients of a
+    larger batch are summed up (ours: two sequences of 8192)."""
+    schedule: Schedule = Schedule()
+    """Learning rate by step."""
+    optimizer: Literal["reset", "carry"] = "reset"
+    """Start with fresh Adam moments, or with those of the phase before (ours; SnowCoder warms up
+    again, so reset)."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Adam's decay rates of both moments (Llama 2; SnowCoder does not say)."""
+    eps: float = 1e-8
+    """Adam's epsilon (PyTorch)."""
+    weight_decay: float = 0.1
+    """Decoupled decay of all matrices; norms and biases have none (Llama 2)."""
+    clip: float = 1.0
+    """Largest norm of the whole gradient (Llama 2)."""
+    spm_rate: Share = 0.5
+    """Share of infilled pieces that are suffix first (Bavarian 2207.14255: half)."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; there is always one after the last step (Pythia: 1000)."""
+    keep: int = 2
+    """Checkpoints kept: the newest, and one to fall back on when it is damaged (ours)."""
+    log_every: int = 10
+    """Steps between writes to metrics.jsonl, which has a line for each (ours: reading a loss makes
+    a GPU wait)."""
+    threads: int = 2
+    """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
+    seed: int = 0
+    """Of new weights, infilling and dropout."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "micro", "keep", "checkpoint_every", "log_every", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
+        if self.clip <= 0 or not 0 <= self.spm_rate <= 1:
+            raise ValueError(f"clip is {self.clip} (above 0), spm_rate {self.spm_rate} (0 to 1)")
+
+
+@config
+class EncoderConfig:
+    encoder: str | None = None
+    """A Hugging Face name or folder (SnowCoder: Snowflake/snowflake-arctic-embed-m); none trains a
+    small BERT with the pipeline's own tokenizer."""
+    window: int = 128
+    """Tokens a window, with the added ones; 512 for arctic-embed-m (ours: short ones are fast)."""
+    hidden: int = 128
+    """Width of the small encoder (ours: BERT-tiny's)."""
+    layers: int = 2
+    """Layers of the small encoder (ours: BERT-tiny's)."""
+    heads: int = 2
+    """Attention heads of the small encoder (ours: BERT-tiny's)."""
+    mlm_steps: int = 200
+    """Masked-language-model steps of the small encoder; 0 leaves it untrained (ours)."""
+    mlm_lr: float = 1e-3
+    """Peak learning rate of those steps (ours)."""
+    epochs: int = 2
+    """Passes over the windows of the training files (FineWeb-Edu: 20, with a frozen encoder)."""
+    batch: int = 32
+    """Windows a step, in both trainings (FineWeb-Edu: 256)."""
+    lr: float = 3e-4
+    """Peak learning rate of the classifier training; linear to 0 (FineWeb-Edu)."""
+    frozen: bool = False
+    """Train the head alone, on a frozen encoder (FineWeb-Edu does; SnowCoder does not say)."""
+    held_out: Share = 0.1
+    """Share of each class's files kept to measure, by whole repositories (FineWeb-Edu: 10 %)."""
+    seed: int = 42
+    """Of the split, the new weights, masks and order (FineWeb-Edu's split: 42)."""
+    threads: int = 2
+    """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
+
+    def __post_init__(self) -> None:
+        fields = type(self).__dataclass_fields__
+        own = [n for n in _SMALL if getattr(self, n) != fields[n].default]
+        if self.encoder is not None and own:
+            raise ValueError(f"{', '.join(own)}: only for the small encoder, not {self.encoder}")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}: above 0 and below 1")

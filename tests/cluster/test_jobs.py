@@ -1,0 +1,137 @@
+"""Job submission against a real head node of its own: the code gets there, runs, and can be ended.
+
+The head has its own ports, folder and token, and ends with the process that was started here.
+"""
+
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from cluster import jobs
+from pipeline.core.errors import RecipeError, StageError
+
+PORTS = (
+    "--port",
+    "--dashboard-port",
+    "--ray-client-server-port",
+    "--dashboard-agent-listen-port",
+    "--metrics-export-port",
+)
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+
+
+@pytest.fixture(scope="module")
+def address(ray_local: None) -> Iterator[str]:
+    """A head node with this process's token, which `ray_local` has made."""
+    ports = free_ports(len(PORTS))
+    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths end at 107 characters
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
+    command += ["--node-ip-address", "127.0.0.1", "--temp-dir", folder, "--num-cpus", "1"]
+    command += ["--object-store-memory", str(128 << 20)]
+    command += [part for name, port in zip(PORTS, ports, strict=True) for part in (name, str(port))]
+    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{ports[1]}"
+    try:
+        wait(url, head)
+        yield url
+    finally:
+        head.terminate()
+        head.wait(30)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait(url: str, head: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert head.poll() is None, "ray start ended"
+        try:
+            jobs._client(url)
+            return
+        except StageError:
+            time.sleep(0.2)
+    raise AssertionError(f"no dashboard at {url}")
+
+
+def run(code: str, address: str, follow: bool = True) -> str:
+    return jobs.submit_command([sys.executable, "-c", code], address, follow)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_has_the_repository_and_the_cluster(
+    address: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code = """
+import os
+from cluster.start import connect
+connect()
+import ray
+@ray.remote
+def where():
+    import pipeline.core.schema
+    return os.environ["RAY_USAGE_STATS_ENABLED"]
+print("it's", ray.get(where.remote()), int(ray.cluster_resources()["CPU"]), os.path.exists("tests"))
+"""
+    job = run(code, address)
+    log = capfd.readouterr().out
+    assert "it's 0 1 False" in log
+    assert jobs.status(job, address) == "SUCCEEDED"
+    assert not jobs.stop(job, address)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_can_be_stopped_and_may_fail(address: str) -> None:
+    sleeper = run("import time; time.sleep(600)", address, follow=False)
+    failing = run("raise SystemExit(3)", address)
+    assert jobs.status(failing, address) == "FAILED"
+    assert jobs.stop(sleeper, address)
+    for _ in range(100):
+        if jobs.status(sleeper, address) == "STOPPED":
+            break
+        time.sleep(0.2)
+    assert jobs.status(sleeper, address) == "STOPPED"
+    with pytest.raises(StageError, match="no job nothing"):
+        jobs.status("nothing", address)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_wrong_token_is_told(address: str) -> None:
+    code = f"from cluster import jobs; jobs.status('x', {address!r})"
+    wrong = {**os.environ, "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=wrong, capture_output=True, text=True, cwd=jobs.ROOT
+    )
+    assert "StageError" in done.stderr
+    assert "RAY_AUTH_TOKEN" in done.stderr
+
+
+def test_a_store_in_the_scratch_folder_is_refused() -> None:
+    for store in ("store", "./store", "../store"):
+        with pytest.raises(RecipeError, match="every node"):
+            jobs.submit(["snowcoder", "--store", store], "http://127.0.0.1:9")
+
+
+def test_no_dashboard_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StageError, match=r"no Ray dashboard answers at http://127\.0\.0\.1:9"):
+        jobs.submit(["snowcoder", "--store", "/store"], "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    with pytest.raises(RecipeError, match="RAY_ADDRESS"):
+        jobs.status("x", "http://127.0.0.1:9")

@@ -1,0 +1,62 @@
+"""Packed training data for tests: token files with a pattern to learn, and the index over them."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.core.schema import END
+from pipeline.kernels.packing import lay
+from pipeline.model import architectures
+from pipeline.model.batches import Batches
+from pipeline.model.fit import World, fit
+from pipeline.model.schedules import Schedule
+from pipeline.model.settings import FitConfig
+
+VOCABULARY, LENGTH = 320, 32
+CONFIG = FitConfig(
+    batch=4,
+    schedule=Schedule(warmup=2, peak=3e-3, shape="linear", end=0.0),
+    checkpoint_every=6,
+    log_every=3,
+    threads=1,
+)
+
+
+def packed(folder: Path, documents: int = 40, infill: float = 0.5) -> tuple[pa.Table, list[Path]]:
+    """Two token files of counting documents (5 to 60 tokens), and an index of LENGTH."""
+    rng = np.random.default_rng(7)
+    lengths = rng.integers(5, 60, documents)
+    texts = [(7 + (rng.integers(300) + np.arange(n)) % 300).astype("<u2") for n in lengths]
+    files, starts = [folder / "a.u16", folder / "b.u16"], np.zeros(documents, np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard, path in enumerate(files):
+        mine = np.arange(shard, documents, 2)
+        starts[mine] = np.cumsum(lengths[mine]) - lengths[mine]
+        path.write_bytes(b"".join(texts[i].tobytes() for i in mine))
+    pieces = lay(lengths, LENGTH, infill, rng)
+    index = {
+        "sequence": pieces.sequence,
+        "uid": [f"{d:032x}" for d in pieces.document],
+        "shard": pa.array(pieces.document % 2, pa.int32()),
+        "start": starts[pieces.document] + pieces.offset,
+        "length": pa.array(pieces.length, pa.int32()),
+        "infill": pieces.infill,
+        "end": pa.array(np.where(pieces.last, END, -1), pa.int32()),
+    }
+    return pa.table(index), files
+
+
+def batches(folder: Path, documents: int = 40) -> Batches:
+    """Batches of four sequences over `packed`: 12 steps for 40 documents."""
+    index, files = packed(folder, documents)
+    return Batches(index, files, LENGTH, CONFIG.batch, seed=1, spm_rate=0.5)
+
+
+def train(world: World | None = None, *, folder: Path, **settings: Any) -> dict[str, Any]:
+    """A fresh snowcoder-tiny fitted on `batches`, all under `folder`; the summary."""
+    model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=3)
+    cfg = replace(CONFIG, **settings)
+    return fit(model, batches(folder / "data"), cfg, folder=folder, world=world)
