@@ -11,7 +11,9 @@ import urllib.request
 from typing import Any
 
 COMMAND = [sys.executable, "-m", "cluster.cli"]
-PREFIX = 'def mean(values: list[float]) -> float:\n    """Return the arithmetic mean of the values."""\n'
+PREFIX = (
+    'def mean(values: list[float]) -> float:\n    """Return the arithmetic mean of the values."""\n'
+)
 SUFFIX = "\n    return total / len(values)\n"
 WAIT = 90
 """Seconds that serving may take to come up."""
@@ -20,7 +22,9 @@ WAIT = 90
 def main() -> int:
     """Run, serve, ask, stop. Returns the exit code of the first thing that fails."""
     began = time.monotonic()
-    ran = subprocess.run([*COMMAND, "run", "snowcoder", "--with", "laptop", *sys.argv[1:]], check=False)
+    ran = subprocess.run(
+        [*COMMAND, "run", "snowcoder", "--with", "laptop", *sys.argv[1:]], check=False
+    )
     if ran.returncode:
         return ran.returncode
     port = free_port()
@@ -31,7 +35,9 @@ def main() -> int:
     finally:
         server.send_signal(signal.SIGINT)
         server.wait(60)
-    print(f"\nThe report: store/runs/snowcoder/report.html   ({time.monotonic() - began:.0f} s in all)")
+    print(
+        f"\nThe report: store/runs/snowcoder/report.html   ({time.monotonic() - began:.0f} s in all)"
+    )
     print("Serve it again: .venv/bin/icefloe serve snowcoder --port 8000")
     return 0
 
@@ -59,15 +65,23 @@ def ask(port: int) -> None:
     asked = {"prompt": PREFIX, "suffix": SUFFIX, "max_tokens": 24, "temperature": 0}
     print("\nPOST /v1/completions (prompt and suffix of a small function)")
     print(json.dumps(post(port, "/v1/completions", asked), indent=1))
-    files = [{"path": "mean.py", "language": "Python", "text": PREFIX + "    total = sum(values)" + SUFFIX},
-             {"path": "x.py", "language": "Python", "text": "x=1;y=2;z=3;foo(x,y,z);bar(z)\n" * 12}]
+    files = [
+        {
+            "path": "mean.py",
+            "language": "Python",
+            "text": PREFIX + "    total = sum(values)" + SUFFIX,
+        },
+        {"path": "x.py", "language": "Python", "text": "x=1;y=2;z=3;foo(x,y,z);bar(z)\n" * 12},
+    ]
     print("\nPOST /v1/annotate (a documented function, and noise)")
     print(json.dumps(post(port, "/v1/annotate", {"files": files}), indent=1))
 
 
 def post(port: int, path: str, body: dict[str, Any]) -> Any:
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"http://127.0.0.1:{port}{path}",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)

@@ -47,7 +47,7 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         recipe_file=f"{record['recipe']}.yaml",
         command=command(record),
         uri=uri,
-        recipe=yaml.safe_dump(record["raw"], sort_keys=False, width=100, allow_unicode=True),
+        recipe=written(record),
         results=findings.results(findings.made(steps, "evaluate")),
         funnel=findings.funnel(steps),
         tokens=next((s.facts["tokens"] for s in findings.made(steps, "tokenize")), None),
@@ -65,6 +65,15 @@ def command(record: dict[str, Any]) -> str:
     """How the run was started."""
     overlays = [word for name in record["overlays"] for word in ("--with", name)]
     return shlex.join(["icefloe", "run", record["recipe"], *overlays, *record["overrides"]])
+
+
+def written(record: dict[str, Any]) -> str:
+    """The recipe as it ran, overlays and overrides in it, in a form that can be run again."""
+    return str(
+        yaml.safe_dump(
+            record["raw"], sort_keys=False, default_flow_style=None, width=100, allow_unicode=True
+        )
+    )
 
 
 def environment(steps: Sequence[Entry]) -> dict[str, str]:

@@ -154,7 +154,8 @@ def _apply(
             return (
                 alive,
                 Counter(),
-                f"row {row} of {path.name} (uid {uids[row]}): keep {k}, rule {rule}, {'alive' if a else 'dropped'} before",
+                f"row {row} of {path.name} (uid {uids[row]}): keep {k}, rule {rule}, "
+                f"{'alive' if a else 'dropped'} before",
             )
     dropped = Counter(r for a, k, r in zip(alive, keep, rules, strict=True) if a and not k)
     return [a and bool(k) for a, k in zip(alive, keep, strict=True)], dropped, None

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core import sources
+from pipeline.core import readers, sources
 from pipeline.core.config import Share, config
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
@@ -113,7 +113,7 @@ def _elsewhere(cfg: Config) -> Sample:
         (text if isinstance(text, str) else text.decode(errors="replace"), raw.repo)
         for path in cfg.positives
         for repo in sources.repositories(sources.guess(path))
-        for raw in sources.read(repo, 8_000_000)
+        for raw in readers.read(repo, 8_000_000)
         if (text := raw.data)
     ]
     rows = sorted(rows, key=lambda r: digest(str(cfg.seed), r[0]))[: cfg.files]

@@ -106,11 +106,14 @@ def labelled(table: pa.Table) -> pa.Table:
     """Each text with how far it is documented, and the exercises written from it."""
     told = list(zip(table["text"].to_pylist(), table["language"].to_pylist(), strict=True))
     made = [exercises(text) if language == "Python" else [] for text, language in told]
-    return pa.table({
-        "uid": table["uid"], "text": table["text"],
-        "documented": [documented(text, language) for text, language in told],
-        "exercises": pa.array(made, pa.list_(pa.large_string())),
-    })
+    return pa.table(
+        {
+            "uid": table["uid"],
+            "text": table["text"],
+            "documented": [documented(text, language) for text, language in told],
+            "exercises": pa.array(made, pa.list_(pa.large_string())),
+        }
+    )
 
 
 def measure(

@@ -64,7 +64,8 @@ def chosen(table: pa.Table, cfg: Config) -> set[str]:
     sizes = table.group_by("repo").aggregate([("bytes", "sum")]).to_pylist()
     ordered = sorted(sizes, key=lambda r: digest(str(cfg.seed), r["repo"]))
     goal = cfg.share * sum(r["bytes_sum"] for r in sizes)
-    out, taken = set(), 0
+    out: set[str] = set()
+    taken = 0
     for row in ordered[:-1]:
         if taken >= goal:
             break

@@ -12,14 +12,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.core import sources
+from pipeline.core import readers, sources
 from pipeline.core.config import Bytes, config
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.job import Job
 from pipeline.core.languages import language_of
 from pipeline.core.licences import permissive
+from pipeline.core.readers import Raw
 from pipeline.core.schema import DOCUMENTS, LEDGER, QUARANTINE, digest, uid
-from pipeline.core.sources import Raw, Repo, Source
+from pipeline.core.sources import Repo, Source
 
 VERSION = 1
 
@@ -93,7 +94,7 @@ def documents(item: dict[str, Any], cfg: Config) -> tuple[pa.Table, pa.Table]:
     rows: list[dict[str, Any]] = []
     ledger: list[dict[str, Any]] = []
     seen: set[str] = set()
-    for raw in sources.read(item["repo"], cfg.max_bytes):
+    for raw in readers.read(item["repo"], cfg.max_bytes):
         row = document(raw, item["repo"], cfg)
         if "rule" not in row and row["uid"] in seen:
             row = _left_out(raw, "same_file", row["uid"])

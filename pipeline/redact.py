@@ -26,7 +26,10 @@ _IP = re.compile(r"(?<![\d.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![\d.]|-\w)")
 _KEYS = tuple(
     (mark, re.compile(form))
     for mark, form in (
-        ("PRIVATE KEY-----", r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[\s\S]{32,8000}?-----END \1-----"),
+        (
+            "PRIVATE KEY-----",
+            r"-----BEGIN ([A-Z ]*PRIVATE KEY)-----[\s\S]{32,8000}?-----END \1-----",
+        ),
         ("AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
         ("ASIA", r"\bASIA[0-9A-Z]{16}\b"),
         *((f"gh{kind}_", rf"\bgh{kind}_[A-Za-z0-9]{{36,}}\b") for kind in "pousr"),

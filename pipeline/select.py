@@ -94,9 +94,9 @@ def _decide(table: pa.Table, kept: NDArray[np.bool_], place: NDArray[np.int64]) 
     n = len(table)
     rules = [None if k else "below_quota" for k in kept[:n]]
     ranks = pa.array(place[:n], pa.int32())
-    return verdicts(table["uid"], rules, place[:n].astype(float), rank=ranks).append_column(
-        "row", table["row"]
-    )
+    return verdicts(
+        table["uid"], rules, place[:n].astype(float).tolist(), rank=ranks
+    ).append_column("row", table["row"])
 
 
 def _mix(languages: NDArray[np.str_], lengths: NDArray[np.int64]) -> dict[str, int]:

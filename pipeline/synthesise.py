@@ -34,25 +34,39 @@ class Config:
 
 
 def run(seeds: Files, cfg: Config, job: Job) -> None:
-    items = [{"name": s.name, "fingerprint": s.fingerprint, "shard": s, "rows": s.rows} for s in seeds.shards]
+    items = [
+        {"name": s.name, "fingerprint": s.fingerprint, "shard": s, "rows": s.rows}
+        for s in seeds.shards
+    ]
     made = job.documents(items, partial(documents, store=seeds.store, cfg=cfg))
     if not made.shards:
-        raise StageError(f"step {job.step}: no seed holds a documented Python function; choose more seeds")
+        raise StageError(
+            f"step {job.step}: no seed holds a documented Python function; choose more seeds"
+        )
     job.facts["text_bytes"] = sum(r["text_bytes"] for r in job.base or [])
 
 
 def documents(item: dict[str, Any], store: Store, cfg: Config) -> tuple[pa.Table, pa.Table]:
     """One shard of seeds: the files written from them, and the seeds that gave none."""
-    seeds = read_shard(store, item["shard"], ["repo", "path", "language", "licence", "text"]).to_pylist()
+    seeds = read_shard(
+        store, item["shard"], ["repo", "path", "language", "licence", "text"]
+    ).to_pylist()
     rows: dict[str, dict[str, Any]] = {}
     ledger: list[dict[str, Any]] = []
     for seed in seeds:
         written = write(seed, cfg)
         rows |= {row["uid"]: row for row in written}
         if not written:
-            told = {"repo": seed["repo"], "path": seed["path"], "rule": "no_exercise", "evidence": seed["uid"]}
+            told = {
+                "repo": seed["repo"],
+                "path": seed["path"],
+                "rule": "no_exercise",
+                "evidence": seed["uid"],
+            }
             ledger.append(told)
-    return pa.Table.from_pylist(list(rows.values()), DOCUMENTS), pa.Table.from_pylist(ledger, LEDGER)
+    return pa.Table.from_pylist(list(rows.values()), DOCUMENTS), pa.Table.from_pylist(
+        ledger, LEDGER
+    )
 
 
 def write(seed: dict[str, Any], cfg: Config) -> list[dict[str, Any]]:
@@ -66,7 +80,14 @@ def write(seed: dict[str, Any], cfg: Config) -> list[dict[str, Any]]:
 def _document(seed: dict[str, Any], path: str, text: str) -> dict[str, Any]:
     content = digest(text)
     return {
-        "uid": uid("synthetic", seed["repo"], path, content), "source": "synthetic", "repo": seed["repo"],
-        "path": path, "language": "Python", "licence": seed["licence"], "stars": None,
-        "bytes": len(text.encode()), "content": content, "text": text,
+        "uid": uid("synthetic", seed["repo"], path, content),
+        "source": "synthetic",
+        "repo": seed["repo"],
+        "path": path,
+        "language": "Python",
+        "licence": seed["licence"],
+        "stars": None,
+        "bytes": len(text.encode()),
+        "content": content,
+        "text": text,
     }

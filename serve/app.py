@@ -35,7 +35,7 @@ T = TypeVar("T")
 PLACES = 32
 """Requests that may wait for one model, the running one included (ours)."""
 SHARE = {"num_cpus": 0.5}
-"""Of a core that Ray counts for a replica: it must start where a laptop's others are taken (ours)."""
+"""What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
 
 
 class Args(BaseModel):

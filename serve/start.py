@@ -8,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from ipaddress import ip_address
 from typing import Any
 
@@ -86,7 +87,8 @@ def _health(url: str) -> str:
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=5) as answer:
             return str(json.load(answer)["status"])
-    except (OSError, ValueError, KeyError) as e:  # refused, 503 of Serve or ours, a stranger's page
+    except (OSError, HTTPException, ValueError, KeyError, TypeError) as e:
+        # Refused, Serve's own 404 or 503, or whatever else answers at this port.
         return str(e)
 
 

@@ -13,7 +13,9 @@ NOUNS = ("rows", "words", "pixels", "edges", "prices", "tokens", "genes", "waves
 
 def documented(rng: random.Random, functions: int = 4) -> str:
     """A module of typed functions with docstrings and real bodies."""
-    return '"""Helpers for lists of numbers."""\n\n' + "\n\n".join(_function(rng, True) for _ in range(functions))
+    return '"""Helpers for lists of numbers."""\n\n' + "\n\n".join(
+        _function(rng, True) for _ in range(functions)
+    )
 
 
 def bare(rng: random.Random, functions: int = 5) -> str:
@@ -24,8 +26,16 @@ def bare(rng: random.Random, functions: int = 5) -> str:
 def _function(rng: random.Random, told: bool) -> str:
     name = f"{rng.choice(VERBS)}_{rng.choice(NOUNS)}_{rng.randrange(1000)}"
     a, b, c = rng.randrange(2, 99), rng.randrange(2, 99), rng.choice(("+", "-", "*", "%"))
-    head = f"def {name}(values: list[int], limit: int = {a}) -> list[int]:" if told else f"def {name}(values, limit={a}):"
-    text = f'    """Return the values of the list below the limit, each with {c} {b} applied to it."""\n' if told else ""
+    head = (
+        f"def {name}(values: list[int], limit: int = {a}) -> list[int]:"
+        if told
+        else f"def {name}(values, limit={a}):"
+    )
+    text = (
+        f'    """Return the values of the list below the limit, each with {c} {b} applied to it."""\n'
+        if told
+        else ""
+    )
     lines = [
         "    out = []",
         f"    for index, value in enumerate(values[{rng.randrange(3)}:]):",
@@ -56,7 +66,8 @@ def repositories(root: Path, count: int = 6, seed: int = 0, prefix: str = "repo"
         files |= {
             "native/ops.c": c_file(rng),
             "LICENSE": "Permission is hereby granted, free of charge, to any person",
-            "README.md": f"# {prefix} {number}\n\nWrite to someone{number}@company{number}.com about it.\n" * 3,
+            "README.md": f"# {prefix} {number}\n\nWrite to someone{number}@company{number}.com about it.\n"
+            * 3,
             "data.bin": "\x01\x02",
             "generated.py": "# This file is generated, do not touch.\n" + bare(rng),
             "common.py": documented(random.Random("shared")),

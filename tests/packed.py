@@ -55,8 +55,10 @@ def batches(folder: Path, documents: int = 40) -> Batches:
     return Batches(index, files, LENGTH, CONFIG.batch, seed=1, spm_rate=0.5)
 
 
-def train(world: World | None = None, *, folder: Path, **settings: Any) -> dict[str, Any]:
+def train(
+    world: World | None = None, *, folder: Path, documents: int = 40, **settings: Any
+) -> dict[str, Any]:
     """A fresh snowcoder-tiny fitted on `batches`, all under `folder`; the summary."""
     model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=3)
     cfg = replace(CONFIG, **settings)
-    return fit(model, batches(folder / "data"), cfg, folder=folder, world=world)
+    return fit(model, batches(folder / "data", documents), cfg, folder=folder, world=world)

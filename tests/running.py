@@ -20,7 +20,11 @@ def recipe_file(path: Path, steps: dict[str, Any]) -> str:
 
 
 def run(
-    name: str, store: Path, *overrides: str, workers: int = 0, connect: Callable[[], None] = lambda: None,
+    name: str,
+    store: Path,
+    *overrides: str,
+    workers: int = 0,
+    connect: Callable[[], None] = lambda: None,
     until: str | None = None,
 ) -> Manifests:
     """Run a recipe; returns each step's manifest (with `made_now`)."""
@@ -31,7 +35,10 @@ def run(
     planned = runner.plan(resolved, where, until)
     runs.record(where, resolved, [], list(overrides))
     runtime = runner.Runtime(workers, connect, lambda job, processes: _launch(job, processes))
-    return {p.step.name: m | {"made_now": now} for p, m, now in runner.run(resolved, where, planned, runtime)}
+    return {
+        p.step.name: m | {"made_now": now}
+        for p, m, now in runner.run(resolved, where, planned, runtime)
+    }
 
 
 def _launch(job: Any, processes: int) -> Any:
@@ -51,5 +58,11 @@ def curation(source: Path | list[Any]) -> dict[str, Any]:
         "corpus": {"use": "holdout", "files": "clear", "share": 0.15},
         "vocab": {"use": "tokenizer", "files": "corpus", "size": 400},
         "tokens": {"use": "tokenize", "files": "corpus", "tokenizer": "vocab"},
-        "batches1": {"use": "pack", "files": "tokens", "group": ["language", "repo"], "length": 64, "infill": 0.5},
+        "batches1": {
+            "use": "pack",
+            "files": "tokens",
+            "group": ["language", "repo"],
+            "length": 64,
+            "infill": 0.5,
+        },
     }

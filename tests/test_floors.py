@@ -26,7 +26,14 @@ CONFINED = {
 
 def floor(module: str) -> str | None:
     """The floor a module belongs to, or None for somebody else's."""
-    return next((f for f in sorted(FLOORS, key=len, reverse=True) if module == f or module.startswith(f + ".")), None)
+    return next(
+        (
+            f
+            for f in sorted(FLOORS, key=len, reverse=True)
+            if module == f or module.startswith(f + ".")
+        ),
+        None,
+    )
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -83,7 +90,9 @@ def test_every_box_has_the_same_shape() -> None:
     for stage in stages():
         module = box(stage)
         assert isinstance(module.VERSION, int), stage
-        assert module.__doc__ and callable(module.run) and module.Config, stage
+        assert module.__doc__, stage
+        assert callable(module.run), stage
+        assert module.Config, stage
 
 
 def test_planning_imports_neither_torch_nor_ray() -> None:
@@ -91,13 +100,17 @@ def test_planning_imports_neither_torch_nor_ray() -> None:
         "import sys; from cluster import cli; from pipeline.core import recipe; recipe.load('snowcoder', ['laptop']);"
         "print([m for m in ('torch', 'ray', 'transformers', 'tokenizers', 'fastapi', 'plotly') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert found.stdout.strip() == "[]"
 
 
 def test_training_runs_without_ray() -> None:
     code = "import sys; import pipeline.model.fit, pipeline.model.engine, pipeline.model.scorer; print('ray' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
     assert found.stdout.strip() == "False"
 
 
@@ -107,7 +120,11 @@ def test_functions_and_files_stay_readable() -> None:
     for name, path in modules():
         text = path.read_text()
         assert text.count("\n") <= 450, name
-        nodes = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+        nodes = [
+            n
+            for n in ast.walk(ast.parse(text))
+            if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
         for node in nodes:
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             assert length <= 60, f"{name}.{node.name} has {length} lines"

@@ -90,7 +90,7 @@ class Job:
         for record in self._fan_out(work, items, sum(s.rows for s in todo)):
             done[record["shard"]] = record
         self.kept_shards += len(files.shards) - len(todo)
-        return self._add(files, kind, [done[s.name] for s in files.shards])
+        return self._add(files, kind, [done[s.name] or {} for s in files.shards])
 
     def write(self, files: Files, tables: Iterable[pa.Table], kind: str = "verdict") -> Files:
         """Lay ready verdict tables (one a shard: the kept rows, with `row`) over the files."""

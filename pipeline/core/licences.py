@@ -4,7 +4,26 @@ import re
 from collections.abc import Iterable
 
 PERMISSIVE = frozenset(
-    ["MIT", "MIT-0", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "ISC", "Unlicense", "Zlib", "PSF-2.0", "Python-2.0", "BSL-1.0", "CC0-1.0", "HPND", "PostgreSQL", "NCSA", "Artistic-2.0", "CNRI-Python"]
+    [
+        "MIT",
+        "MIT-0",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "0BSD",
+        "ISC",
+        "Unlicense",
+        "Zlib",
+        "PSF-2.0",
+        "Python-2.0",
+        "BSL-1.0",
+        "CC0-1.0",
+        "HPND",
+        "PostgreSQL",
+        "NCSA",
+        "Artistic-2.0",
+        "CNRI-Python",
+    ]
 )
 """Common identifiers among Blue Oak's and ScanCode's permissive and public-domain lists (StarCoder2)."""
 

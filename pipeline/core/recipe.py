@@ -23,6 +23,8 @@ from pipeline.core.errors import RecipeError, did_you_mean
 
 BOXES = Path(__file__).parent.parent
 RECIPES = BOXES / "recipes"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars: `on` and `off` are words, `5e-4` is a number (PyYAML's 1.1: neither)."""
 

@@ -17,9 +17,7 @@ _UNFINISHED = re.compile(r"\b(?:todo|fixme|xxx|notimplemented\w*|your code here)
 _BUILTINS = frozenset(dir(builtins))
 
 
-def exercises(
-    text: str, shortest: int = 120, longest: int = 4000, most: int = 8
-) -> list[str]:
+def exercises(text: str, shortest: int = 120, longest: int = 4000, most: int = 8) -> list[str]:
     """The first `most` exercises in one Python file, of `shortest` to `longest` characters; none if it
     does not parse.
 

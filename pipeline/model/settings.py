@@ -1,4 +1,7 @@
-"""The settings of a training phase and of the annotator. Imports no torch, so that recipes are checked without it."""
+"""The settings of a training phase and of the annotator.
+
+Imports no torch, so that recipes are checked without it.
+"""
 
 from typing import Literal
 

@@ -5,11 +5,11 @@ The documents come from real boxes over generated repositories; scores are laid 
 made-up judge, and the manifests of training and evaluation are written by hand.
 """
 
+import html
 import json
 import re
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,22 @@ steps:
   corpus:  {use: holdout, files: unique, share: 20%}
   vocab:   {use: tokenizer, files: corpus, size: 300}
   tokens:  {use: tokenize, files: corpus, tokenizer: vocab}
+  batches: {use: pack, files: tokens, length: 64}
+  phase1:  {use: train, data: batches, tokenizer: vocab}
+  judge:   {use: annotator, negatives: tokens, tokenizer: vocab, rule: 50%}
+  scored:  {use: annotate, files: tokens, annotator: judge}
+  best:    {use: select, files: scored, budget: 5e1}
+  phase2:  {use: train, data: batches, tokenizer: vocab, start: phase1}
+  scores:  {use: evaluate, models: {alpha: phase1, final: phase2}, heldout: corpus}
 """
-LATER = {"phase1": "train", "scored": "annotate", "best": "select", "phase2": "train", "scores": "evaluate"}
+LATER = {
+    "phase1": "train",
+    "judge": "annotator",
+    "scored": "annotate",
+    "best": "select",
+    "phase2": "train",
+    "scores": "evaluate",
+}
 EVIL = "<script>alert(1)</script>"
 BITS = {"ordinary": 2.5, "quality": 2.25, "exercises": 1.75}
 MIDDLE = {"with_suffix": 3.0, "without_suffix": 3.25, "middles": 30}
@@ -49,19 +63,16 @@ MODEL = {"bits_per_byte": BITS, "middle": MIDDLE, "ranking": RANKING, "pass_at_1
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A run `small` made up to its tokens; LATER is in its record, not made."""
+    """A run `small` made up to its tokens."""
     folder = tmp_path_factory.mktemp("report")
     repositories(folder / "src")
     path = folder / "small.yaml"
     path.write_text(RECIPE.replace("SOURCE", str(folder / "src")))
-    made = recipe.load(str(path))
+    made = recipe.load(str(path), overrides=["corpus.share=25%"])
     out = Store(str(folder / "store"))
-    list(runner.run(made, out, runner.plan(made, out), Runtime(0, lambda: None, print)))
-    runs.record(out, made, ["laptop"], ["corpus.share=20%"])
-    record = json.loads(out.read("runs", "small", "run.json"))
-    record["steps"] += list(LATER)
-    record["raw"]["steps"] |= {name: {"use": stage} for name, stage in LATER.items()}
-    out.replace(json.dumps(record).encode(), "runs", "small", "run.json")
+    planned = runner.plan(made, out, until="tokens")
+    list(runner.run(made, out, planned, Runtime(0, lambda: None, print)))
+    runs.record(out, made, ["laptop"], ["corpus.share=25%"])
     return out
 
 
@@ -79,10 +90,17 @@ def repositories(folder: Path) -> None:
     """Five repositories of Python and JavaScript, one file named like markup, one twice."""
     for r in range(5):
         for f in range(4):
-            body = "\n".join(f"def part_{r}_{f}_{i}(x):\n    return x + {r * f + i}\n" for i in range(9))
+            body = "\n".join(
+                f"def part_{r}_{f}_{i}(x):\n    return x + {r * f + i}\n" for i in range(9)
+            )
             write(folder / f"repo{r}" / f"part{f}.py", f"# by someone{r}@site.net\n{body}")
-        write(folder / f"repo{r}" / "app.js", f"function go{r}(xs) {{\n  return xs.map(x => x * {r});\n}}\n")
-    write(folder / "repo0" / "<img src=x>.py", f'TEXT = "{EVIL}"\n\n\ndef evil():\n    return TEXT\n')
+        write(
+            folder / f"repo{r}" / "app.js",
+            f"function go{r}(xs) {{\n  return xs.map(x => x * {r});\n}}\n",
+        )
+    write(
+        folder / "repo0" / "<img src=x>.py", f'TEXT = "{EVIL}"\n\n\ndef evil():\n    return TEXT\n'
+    )
     write(folder / "repo1" / "copy.py", (folder / "repo2" / "part1.py").read_text())
 
 
@@ -91,29 +109,47 @@ def write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def by_hand(store: Store, name: str, inputs: dict[str, str], facts: dict[str, Any], **more: Any) -> str:
+def by_hand(
+    store: Store, name: str, inputs: dict[str, str], facts: dict[str, Any], **more: Any
+) -> str:
     """A manifest and pointer of a step whose box is not run here; gives its key."""
     stage, key = LATER[name], digest(name)[:12]
-    manifest = {
+    manifest: dict[str, Any] = {
         "step": name, "stage": stage, "key": key, "identity": {"inputs": inputs, "version": 1},
-        "parent": None, "base": None, "layers": [], "rows": None, "facts": facts, "digest": digest(name),
-        "bytes": 10, "seconds": 2.0, "budget": None, "kept_shards": 0, "versions": {"numpy": "0.0"},
-        "made": "2030-01-01T00:00:00+00:00",
+        "parent": None, "base": None, "layers": [], "rows": None, "facts": facts,
+        "digest": digest(name), "bytes": 10, "seconds": 2.0, "budget": None,
+        "kept_shards": 0, "versions": {"numpy": "0.0"}, "made": "2030-01-01T00:00:00+00:00",
     }  # fmt: skip
     store.create(json.dumps(manifest | more).encode(), stage, key, "manifest.json")
-    store.replace(json.dumps({"stage": stage, "key": key}).encode(), "runs", "small", f"{name}.json")
+    store.replace(
+        json.dumps({"stage": stage, "key": key}).encode(), "runs", "small", f"{name}.json"
+    )
     return key
 
 
 def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> None:
     """Make LATER: two phases with these losses, a real layer of scores, a choice, results."""
     tokens = runs.artifact(store, "small", "tokens")
-    facts = {"model": "tiny", "steps": len(losses), "tokens": 2048, "epochs": 2, "loss_first": losses[0], "loss_last": losses[-1]}
+    facts = {
+        "model": "tiny",
+        "steps": len(losses),
+        "tokens": 2048,
+        "epochs": 2,
+        "loss_first": losses[0],
+        "loss_last": losses[-1],
+    }
     first = by_hand(store, "phase1", {}, facts)
     second = by_hand(store, "phase2", {"start": first}, facts)
     for key in (first, second):
         lines = [
-            {"step": i, "loss": loss, "lr": 0.001, "grad_norm": 1.0, "tokens": 8 * i, "tokens_per_s": 100.0}
+            {
+                "step": i,
+                "loss": loss,
+                "lr": 0.001,
+                "grad_norm": 1.0,
+                "tokens": 8 * i,
+                "tokens_per_s": 100.0,
+            }
             for i, loss in enumerate(losses)
         ]
         store.create("\n".join(map(json.dumps, lines)).encode(), "train", key, "metrics.jsonl")
@@ -124,9 +160,19 @@ def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> Non
     job.layer(tokens.files, judged, ["text"], kind="scores")
     rows = total(r["counts"] for r in job.layers[0]["shards"])
     parent = {"stage": "tokenize", "key": tokens.key}
+    auc = {
+        "auc": 0.9,
+        "auc_interval": [0.85, 0.95],
+        "accuracy": 0.8,
+        "train": [9, 9],
+        "held_out": [4, 4],
+    }
+    by_hand(store, "judge", {}, auc)
     by_hand(store, "scored", {"files": tokens.key}, {}, layers=job.layers, parent=parent, rows=rows)
     by_hand(store, "best", {}, {"languages": {"Python": 70}, "tokens": 70})
-    by_hand(store, "scores", {"models": second}, {"models": models, "texts": {k: 7 for k in BITS}})
+    by_hand(
+        store, "scores", {"models": second}, {"models": models, "texts": dict.fromkeys(BITS, 7)}
+    )
 
 
 def judged(table: pa.Table) -> pa.Table:
@@ -162,12 +208,36 @@ def page_of(store: Store) -> Page:
     return Page(Path(path).read_text())
 
 
+def steps_of(store: Store) -> list[Entry]:
+    return findings.entries(store, "small", json.loads(store.read("runs", "small", "run.json")))
+
+
 def test_half_made_run_has_a_page_that_names_what_is_missing(store: Store) -> None:
     page = page_of(store)
     assert "phase1 (not made yet)" in page.shown
     assert "evaluation is not made yet" in page.shown
     assert "every file is accounted for" in page.shown.lower()
-    assert "icefloe run small --with laptop corpus.share=20%" in page.shown
+    assert "icefloe run small --with laptop corpus.share=25%" in page.shown
+
+
+def test_recipe_on_the_page_is_the_one_that_ran(store: Store, tmp_path: Path) -> None:
+    page = Path(report.write(store, "small")).read_text()
+    told = re.search(r"<pre>(steps:.*?)</pre>", page, re.S)
+    assert told is not None
+    path = tmp_path / "small.yaml"
+    path.write_text(html.unescape(told[1]))
+    again = runner.plan(recipe.load(str(path)), store, until="tokens")
+    assert [p.why for p in again] == [""] * 7
+
+
+def test_run_of_which_nothing_is_made_has_a_page(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    record: dict[str, Any] = {"recipe": "none", "overlays": [], "overrides": [], "steps": ["raw"]}
+    record |= {"raw": {"steps": {"raw": {"use": "ingest", "source": "x"}}}, "started": "2030"}
+    store.replace(json.dumps(record).encode(), "runs", "none", "run.json")
+    page = Page(Path(report.write(store, "none")).read_text())
+    assert "Nothing has been made yet." in page.shown
+    assert not [a for _, a in page.tags if a.get("class") == "chart"]
 
 
 def test_no_run_of_that_name_is_an_error_with_a_near_miss(store: Store) -> None:
@@ -176,8 +246,7 @@ def test_no_run_of_that_name_is_an_error_with_a_near_miss(store: Store) -> None:
 
 
 def test_funnel_says_what_the_manifests_and_documents_say(store: Store) -> None:
-    record = store.load("runs", "small", "run.json")
-    rows = findings.funnel(findings.entries(store, "small", record))
+    rows = findings.funnel(steps_of(store))
     assert [r["name"] for r in rows] == ["raw", "private", "clean", "unique", "corpus", "tokens"]
     assert {r["chain"] for r in rows} == {"raw"}
     for row, before in zip(rows[1:], rows, strict=False):
@@ -211,19 +280,24 @@ def test_whole_run_shows_results_and_draws_every_chart(whole: Store) -> None:
     data = json.loads(page.blocks[0], parse_constant=pytest.fail)
     assert [p["loss"] for p in data["phases"]] == [[4.0, 3.0, None, 2.0]] * 2
     assert [p["at"] for p in data["phases"]] == [0, 4]
-    charts = {a["id"].removeprefix("chart-") for _, a in page.tags if a.get("class") == "chart" and a["id"]}
+    charts = {
+        a["id"].removeprefix("chart-")
+        for _, a in page.tags
+        if a.get("class") == "chart" and a["id"]
+    }
     assert charts == {"funnel", "scores", "curves", "language", "licence", "seconds"}
     for name in charts:
         assert re.search(rf"^  {name}(\(\) {{|: )", page.blocks[2], re.M)
 
 
 def test_samples_are_the_ends_of_the_ranking_with_edited_text(whole: Store) -> None:
-    record = whole.load("runs", "small", "run.json")
-    found = findings.quality(findings.entries(whole, "small", record))
+    found = findings.quality(steps_of(whole))
     assert found is not None
     shown = found["samples"]
     files = runs.artifact(whole, "small", "scored").files
-    every = sorted(q for s in files.shards for q in files.read(s, ["quality"])["quality"].to_pylist())
+    every = sorted(
+        q for s in files.shards for q in files.read(s, ["quality"])["quality"].to_pylist()
+    )
     assert [f["quality"] for f in shown["lowest"]] == every[:5]
     assert [f["quality"] for f in shown["highest"]] == every[:-6:-1]
     assert sum(row["documents"] for row in found["languages"]) == len(every)
@@ -231,11 +305,10 @@ def test_samples_are_the_ends_of_the_ranking_with_edited_text(whole: Store) -> N
 
 
 def test_step_made_from_inputs_that_were_remade_is_out_of_date(whole: Store) -> None:
-    record = whole.load("runs", "small", "run.json")
     pointer = whole.read("runs", "small", "clean.json")
     try:
         whole.replace(whole.read("runs", "small", "raw.json"), "runs", "small", "clean.json")
-        steps = findings.entries(whole, "small", record)
+        steps = steps_of(whole)
     finally:
         whole.replace(pointer, "runs", "small", "clean.json")
     missing = [s.name for s in steps if s.missing.startswith("out of date")]
@@ -263,7 +336,9 @@ def test_mix_adds_up_and_groups_the_rest(store: Store, monkeypatch: pytest.Monke
         ([0.0, 0.0], [[0.0, 0.1], [0.0, 0.1]], False, None),
     ],
 )
-def test_best_is_marked_only_where_it_is_apart(values: Any, intervals: Any, lower: bool, best: int | None) -> None:
+def test_best_is_marked_only_where_it_is_apart(
+    values: Any, intervals: Any, lower: bool, best: int | None
+) -> None:
     assert findings.winner(values, intervals, Metric("", "", lower)) == best
 
 
@@ -273,7 +348,13 @@ def test_results_leave_out_what_was_not_measured(store: Store) -> None:
     scored = Entry("scores", "evaluate", partial_artifact(store, facts))
     found = findings.results([scored])
     assert found is not None
-    assert [r["key"] for r in found["rows"]] == ["ordinary", "quality", "exercises", "accuracy", "pass@1"]
+    assert [r["key"] for r in found["rows"]] == [
+        "ordinary",
+        "quality",
+        "exercises",
+        "accuracy",
+        "pass@1",
+    ]
     assert found["rows"][0]["n"] == [3]
     assert found["tiers"] == ["landlock"]
 
@@ -286,8 +367,8 @@ def partial_artifact(store: Store, facts: dict[str, Any]) -> Artifact:
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
-    line = partial(dict, lr=1e-3, tokens_per_s=10.0)
-    told = findings.curves([line(loss=float(i)) for i in range(10_000)])
+    lines = [{"loss": float(i), "lr": 1e-3, "tokens_per_s": 10.0} for i in range(10_000)]
+    told = findings.curves(lines)
     assert len(told["x"]) == len(told["loss"]) == findings.POINTS
     assert (told["loss"][0], told["loss"][-1], told["length"]) == (0, 9999, 10_000)
 
@@ -307,4 +388,9 @@ def test_start_cuts_long_files_and_long_lines() -> None:
 def test_numbers_for_people() -> None:
     assert [report.short(n) for n in (7, 1234, 12_500_000_000)] == ["7", "1.23 k", "12.5 B"]
     assert [report.size(n) for n in (7, 8_640_000, 5e9)] == ["7 B", "8.64 MB", "5 GB"]
-    assert [report.duration(s) for s in (9.44, 192, 7500, 59.97)] == ["9.4 s", "3 min 12 s", "2 h 05 min", "1 min 00 s"]
+    assert [report.duration(s) for s in (9.44, 192, 7500, 59.97)] == [
+        "9.4 s",
+        "3 min 12 s",
+        "2 h 05 min",
+        "1 min 00 s",
+    ]

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,15 @@ SECRETS = {
     "-----BEGIN RSA PRIVATE KEY-----\n" + "QUJD\n" * 20 + "-----END RSA PRIVATE KEY-----": "<KEY>",
     "é ada@uni.edu é 93.184.216.34 é": "é <EMAIL> é <IP_ADDRESS> é",
 }
-KEPT = ["a@example.com", "@decorator", "10.0.0.1 127.0.0.1 8.8.8.8", "version 1.2.3.4.5", "x@y", "999.1.1.1", "1.2.3"]
+KEPT = [
+    "a@example.com",
+    "@decorator",
+    "10.0.0.1 127.0.0.1 8.8.8.8",
+    "version 1.2.3.4.5",
+    "x@y",
+    "999.1.1.1",
+    "1.2.3",
+]
 
 
 @pytest.mark.parametrize(("text", "wanted"), SECRETS.items())
@@ -65,15 +74,27 @@ def test_filter_rules(text: str, language: str, rule: str | None) -> None:
 
 def documents(texts: list[str], **columns: list) -> pa.Table:
     n = len(texts)
-    base = {"row": list(range(n)), "uid": [f"{i:032x}" for i in range(n)], "text": texts, "content": [str(hash(t)) for t in texts],
-            "licence": [None] * n, "stars": [None] * n, "bytes": [len(t) for t in texts]}
+    base = {
+        "row": list(range(n)),
+        "uid": [f"{i:032x}" for i in range(n)],
+        "text": texts,
+        "content": [str(hash(t)) for t in texts],
+        "licence": [None] * n,
+        "stars": [None] * n,
+        "bytes": [len(t) for t in texts],
+    }
     table = pa.table(base | columns)
-    return table.set_column(table.column_names.index("stars"), "stars", table["stars"].cast(pa.int32()))
+    return table.set_column(
+        table.column_names.index("stars"), "stars", table["stars"].cast(pa.int32())
+    )
 
 
 def body(seed: int, lines: int = 60) -> list[str]:
     rng = np.random.default_rng(seed)
-    return [f"value_{a} = compute(first_{b}, second_{c})" for a, b, c in rng.integers(0, 500, (lines, 3))]
+    return [
+        f"value_{a} = compute(first_{b}, second_{c})"
+        for a, b, c in rng.integers(0, 500, (lines, 3))
+    ]
 
 
 def keepers(table: pa.Table, **settings: object) -> tuple[list[int], list[float]]:
@@ -111,7 +132,10 @@ def test_texts_without_words_are_not_all_one_file() -> None:
 
 
 def test_licences_are_recognised_and_judged() -> None:
-    assert from_text("Redistribution and use in source and binary forms ... Neither the name of") == "BSD-3-Clause"
+    assert (
+        from_text("Redistribution and use in source and binary forms ... Neither the name of")
+        == "BSD-3-Clause"
+    )
     assert from_text("hello") is None
     assert from_metadata(None, ["License :: OSI Approved :: MIT License"], None) == "MIT"
     assert from_metadata("MIT OR GPL-3.0-only", [], None) == "MIT OR GPL-3.0-only"
@@ -122,7 +146,9 @@ def test_licences_are_recognised_and_judged() -> None:
 
 
 @pytest.mark.skipif(not EVALDATA.is_dir(), reason=f"evaluation data is not at {EVALDATA}")
-@pytest.mark.parametrize("name", ["HumanEval.jsonl.gz", "mbpp.jsonl", "sanitized-mbpp.canonical.json"])
+@pytest.mark.parametrize(
+    "name", ["HumanEval.jsonl.gz", "mbpp.jsonl", "sanitized-mbpp.canonical.json"]
+)
 def test_copies_of_published_tasks_are_found(name: str) -> None:
     path = EVALDATA / name
     index = decontaminate.index((str(path),))
@@ -130,7 +156,12 @@ def test_copies_of_published_tasks_are_found(name: str) -> None:
     with opener(path, "rt") as f:
         rows = json.load(f) if name.endswith("json") else [json.loads(x) for x in f]
     assert len(index.tasks) == len(rows)
-    whole = [r["prompt"] + r.get("canonical_solution", "") + r.get("code", "") if "prompt" in r else r["text"] + r["code"] for r in rows]
+    whole = [
+        r["prompt"] + r.get("canonical_solution", "") + r.get("code", "")
+        if "prompt" in r
+        else r["text"] + r["code"]
+        for r in rows
+    ]
     found = [decontaminate.overlap("import os\n" + t, index) is not None for t in whole]
     assert np.mean(found) > 0.99
 
@@ -156,7 +187,9 @@ def test_holdout_takes_whole_repositories_and_their_near_copies_leave() -> None:
 
 
 def test_pack_refuses_a_budget_that_the_data_cannot_fill() -> None:
-    with pytest.raises(StageError, match=r"budget of 1,000 tokens needs 10 passes over 100 tokens, but epochs is 4"):
+    with pytest.raises(
+        StageError, match=r"budget of 1,000 tokens needs 10 passes over 100 tokens, but epochs is 4"
+    ):
         pack._epochs(pack.Config(budget=1000, epochs=4), 100)
     assert pack._epochs(pack.Config(budget=1000), 100) == 10
     assert pack._epochs(pack.Config(epochs=4), 100) == 4
@@ -165,9 +198,16 @@ def test_pack_refuses_a_budget_that_the_data_cannot_fill() -> None:
 def packed(group: tuple, **settings: object) -> pa.Table:
     rng = np.random.default_rng(0)
     n = 60
-    table = pa.table({"uid": [f"u{i}" for i in range(n)], "language": [["C", "Go"][i % 2] for i in range(n)],
-                      "repo": [f"r{i % 5}" for i in range(n)], "start": np.arange(n) * 100, "length": rng.integers(5, 100, n),
-                      "shard": pa.array([0] * n, pa.int32())})
+    table = pa.table(
+        {
+            "uid": [f"u{i}" for i in range(n)],
+            "language": [["C", "Go"][i % 2] for i in range(n)],
+            "repo": [f"r{i % 5}" for i in range(n)],
+            "start": np.arange(n) * 100,
+            "length": rng.integers(5, 100, n),
+            "shard": pa.array([0] * n, pa.int32()),
+        }
+    )
     cfg = pack.Config(group=group, length=32, **settings)  # type: ignore[arg-type]
     return pack.passes(table, cfg, 2), table, cfg  # type: ignore[return-value]
 
@@ -176,8 +216,8 @@ def test_pack_groups_by_language_then_repository_in_random_file_order() -> None:
     _, table, cfg = packed(("language", "repo"))  # type: ignore[misc]
     order = pack.order(table, cfg, 0)
     names = [(table["language"][int(i)].as_py(), table["repo"][int(i)].as_py()) for i in order]
-    assert len([1 for a, b in zip(names, names[1:], strict=False) if a != b]) == 9
-    assert len([1 for a, b in zip(names, names[1:], strict=False) if a[0] != b[0]]) == 1
+    assert len([1 for a, b in pairwise(names) if a != b]) == 9
+    assert len([1 for a, b in pairwise(names) if a[0] != b[0]]) == 1
     assert order.tolist() != pack.order(table, cfg, 1).tolist()
     ends = pack._ends(table.take(pa.array(order)), cfg)
     assert (ends == 0).sum() == 10
@@ -185,7 +225,7 @@ def test_pack_groups_by_language_then_repository_in_random_file_order() -> None:
 
 
 def test_each_pass_has_every_token_once_in_full_shuffled_sequences() -> None:
-    index, table, cfg = packed(())  # type: ignore[misc]
+    index, table, _ = packed(())  # type: ignore[misc]
     for epoch in (0, 1):
         mine = index.filter(pa.compute.equal(index["epoch"], epoch))
         assert sum(mine["length"].to_pylist()) == sum(table["length"].to_pylist())
@@ -195,12 +235,20 @@ def test_each_pass_has_every_token_once_in_full_shuffled_sequences() -> None:
 
 
 def test_select_fills_each_languages_quota_in_rank_order() -> None:
-    table = pa.table({"uid": list("abcdef"), "language": ["C", "C", "C", "Go", "Go", "Go"], "length": [10, 10, 10, 20, 20, 20],
-                      "quality": [0.1, 0.9, 0.5, 0.2, 0.2, 0.9]})
+    table = pa.table(
+        {
+            "uid": list("abcdef"),
+            "language": ["C", "C", "C", "Go", "Go", "Go"],
+            "length": [10, 10, 10, 20, 20, 20],
+            "quality": [0.1, 0.9, 0.5, 0.2, 0.2, 0.9],
+        }
+    )
     cfg = select.Config(budget=60)
     assert select.quotas(table, cfg) == {"C": 20.0, "Go": 40.0}
     languages, lengths = table["language"].to_numpy().astype(str), table["length"].to_numpy()
-    place, kept = select.choose(languages, lengths, select.rank(table, cfg), select.quotas(table, cfg))
+    place, kept = select.choose(
+        languages, lengths, select.rank(table, cfg), select.quotas(table, cfg)
+    )
     assert kept.tolist() == [False, True, True, True, False, True]
     assert place.tolist() == [3, 1, 2, 2, 3, 1]
     mixed = select.Config(budget=60, mix={"C": 0.5})

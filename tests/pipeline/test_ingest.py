@@ -20,21 +20,39 @@ from tests.corpus import repositories, write
 from tests.running import recipe_file, run
 
 ROWS = [
-    {"content": "x = 1\n", "max_stars_repo_name": "a/b", "max_stars_repo_path": "x.py", "lang": "Python",
-     "max_stars_repo_licenses": ["MIT"], "max_stars_count": 3},
-    {"content": "int y;\n", "max_stars_repo_name": "c/d", "max_stars_repo_path": "y.c", "lang": "C",
-     "max_stars_repo_licenses": ["Apache-2.0"], "max_stars_count": None},
+    {
+        "content": "x = 1\n",
+        "max_stars_repo_name": "a/b",
+        "max_stars_repo_path": "x.py",
+        "lang": "Python",
+        "max_stars_repo_licenses": ["MIT"],
+        "max_stars_count": 3,
+    },
+    {
+        "content": "int y;\n",
+        "max_stars_repo_name": "c/d",
+        "max_stars_repo_path": "y.c",
+        "lang": "C",
+        "max_stars_repo_licenses": ["Apache-2.0"],
+        "max_stars_count": None,
+    },
 ]
 
 
 def ingest(tmp_path: Path, source: Any, *overrides: str) -> tuple[list[dict], list[dict], dict]:
     """(documents, ledger rows, the step's counts) of one ingest, every row allowed to fail."""
     steps = {"raw": {"use": "ingest", "source": source, "on": {"max_quarantine": 1}}}
-    manifest = run(recipe_file(tmp_path / "small.yaml", steps), tmp_path / "store", *overrides)["raw"]
+    manifest = run(recipe_file(tmp_path / "small.yaml", steps), tmp_path / "store", *overrides)[
+        "raw"
+    ]
     files = Artifact(Store(str(tmp_path / "store")), "ingest", manifest["key"]).files
     columns = ["repo", "path", "language", "licence", "stars", "text"]
     rows = [r for s in files.shards for r in files.read(s, columns).to_pylist()]
-    ledger = [r for b in manifest["base"] for r in pq.read_table(tmp_path / "store" / b["ledger"]).to_pylist()]
+    ledger = [
+        r
+        for b in manifest["base"]
+        for r in pq.read_table(tmp_path / "store" / b["ledger"]).to_pylist()
+    ]
     return rows, ledger, manifest["rows"]
 
 
@@ -43,12 +61,27 @@ def rules(ledger: list[dict]) -> dict[str, str]:
 
 
 def test_a_folder_of_checkouts(tmp_path: Path) -> None:
-    write(tmp_path / "src/one", {"a.py": "x = 1\n", "LICENSE": "Permission is hereby granted, free of charge",
-                                 "pic.png": "..", ".git/config": "secret", "empty.py": " \n"})
+    write(
+        tmp_path / "src/one",
+        {
+            "a.py": "x = 1\n",
+            "LICENSE": "Permission is hereby granted, free of charge",
+            "pic.png": "..",
+            ".git/config": "secret",
+            "empty.py": " \n",
+        },
+    )
     rows, ledger, counts = ingest(tmp_path, str(tmp_path / "src"))
-    assert [(r["repo"], r["path"], r["language"], r["licence"]) for r in rows] == [("one", "a.py", "Python", "MIT")]
+    assert [(r["repo"], r["path"], r["language"], r["licence"]) for r in rows] == [
+        ("one", "a.py", "Python", "MIT")
+    ]
     assert rules(ledger) == {"LICENSE": "not_source", "pic.png": "not_source", "empty.py": "empty"}
-    assert counts == {"in": 4, "kept": 1, "dropped": {"empty": 1, "not_source": 2}, "quarantined": 0}
+    assert counts == {
+        "in": 4,
+        "kept": 1,
+        "dropped": {"empty": 1, "not_source": 2},
+        "quarantined": 0,
+    }
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz"])
@@ -62,7 +95,9 @@ def test_tables_in_the_stacks_columns(tmp_path: Path, kind: str) -> None:
         path.write_bytes(gzip.compress(text) if kind.endswith("gz") else text)
     rows, ledger, _ = ingest(tmp_path, str(path.parent))
     assert [(r["repo"], r["path"], r["licence"], r["stars"]) for r in rows] == [
-        ("a/b", "x.py", "MIT", 3), ("c/d", "y.c", "Apache-2.0", None)]
+        ("a/b", "x.py", "MIT", 3),
+        ("c/d", "y.c", "Apache-2.0", None),
+    ]
     assert ledger == []
 
 
@@ -79,11 +114,16 @@ def test_archives_are_read_without_being_extracted(tmp_path: Path) -> None:
     zip_rows = ingest(tmp_path / "two", str(tmp_path / "a.zip"))[0]
     assert len(tar_rows) == 13
     key = ("repo", "path", "text")
-    assert sorted([r[k] for k in key] for r in tar_rows) == sorted([r[k] for k in key] for r in zip_rows)
+    assert sorted([r[k] for k in key] for r in tar_rows) == sorted(
+        [r[k] for k in key] for r in zip_rows
+    )
 
 
 def test_this_pythons_own_code_is_sampled_deterministically(tmp_path: Path) -> None:
-    source = [{"kind": "stdlib", "per_repo": "200k"}, {"kind": "installed", "sample": "300k", "per_repo": "100k"}]
+    source = [
+        {"kind": "stdlib", "per_repo": "200k"},
+        {"kind": "installed", "sample": "300k", "per_repo": "100k"},
+    ]
     rows, _, counts = ingest(tmp_path, source)
     (tmp_path / "again").mkdir()
     assert ingest(tmp_path / "again", source)[0] == rows
@@ -92,10 +132,19 @@ def test_this_pythons_own_code_is_sampled_deterministically(tmp_path: Path) -> N
 
 
 def test_a_poison_folder_is_read_and_every_row_accounted_for(tmp_path: Path) -> None:
-    root = write(tmp_path / "src/bad", {
-        "latin.py": b"name = '\xe9'\n", "nul.py": b"x = 1\0\n", "good.py": "x = 1\n", "bom.py": b"\xef\xbb\xbfx = 2\n",
-        "crlf.py": "x = 3\r\n", "empty.py": "", "ü.py": "x = 4\n", "deep.py": "(" * 5000 + "\n",
-    })
+    root = write(
+        tmp_path / "src/bad",
+        {
+            "latin.py": b"name = '\xe9'\n",
+            "nul.py": b"x = 1\0\n",
+            "good.py": "x = 1\n",
+            "bom.py": b"\xef\xbb\xbfx = 2\n",
+            "crlf.py": "x = 3\r\n",
+            "empty.py": "",
+            "ü.py": "x = 4\n",
+            "deep.py": "(" * 5000 + "\n",
+        },
+    )
     (root / "loop").symlink_to(root)
     (root / "link.py").symlink_to(root / "good.py")
     os.mkfifo(root / "pipe.py")
@@ -104,16 +153,35 @@ def test_a_poison_folder_is_read_and_every_row_accounted_for(tmp_path: Path) -> 
     os.rename(root / "ü.py", os.fsencode(str(root)) + b"/\xff.py")
     rows, ledger, counts = ingest(tmp_path, str(tmp_path / "src"))
     assert {r["path"]: r["text"] for r in rows} == {
-        "good.py": "x = 1\n", "bom.py": "x = 2\n", "crlf.py": "x = 3\r\n", "\\xff.py": "x = 4\n", "deep.py": "(" * 5000 + "\n"}
+        "good.py": "x = 1\n",
+        "bom.py": "x = 2\n",
+        "crlf.py": "x = 3\r\n",
+        "\\xff.py": "x = 4\n",
+        "deep.py": "(" * 5000 + "\n",
+    }
     assert rules(ledger) == {
-        "latin.py": "quarantine", "nul.py": "quarantine", "empty.py": "empty", "loop": "not_regular",
-        "link.py": "not_regular", "pipe.py": "not_regular", "huge.py": "too_large"}
-    assert counts["in"] == 12 == counts["kept"] + sum(counts["dropped"].values()) + counts["quarantined"]
+        "latin.py": "quarantine",
+        "nul.py": "quarantine",
+        "empty.py": "empty",
+        "loop": "not_regular",
+        "link.py": "not_regular",
+        "pipe.py": "not_regular",
+        "huge.py": "too_large",
+    }
+    assert (
+        counts["in"]
+        == 12
+        == counts["kept"] + sum(counts["dropped"].values()) + counts["quarantined"]
+    )
 
 
 def test_a_hostile_archive_leaves_nothing_outside_and_loses_nothing(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as tar:
-        for name, data in {"r/good.py": b"x = 1\n", "../evil.py": b"x = 2\n", "/abs.py": b"x = 3\n"}.items():
+        for name, data in {
+            "r/good.py": b"x = 1\n",
+            "../evil.py": b"x = 2\n",
+            "/abs.py": b"x = 3\n",
+        }.items():
             member = tarfile.TarInfo(name)
             member.size = len(data)
             tar.addfile(member, io.BytesIO(data))
@@ -122,7 +190,11 @@ def test_a_hostile_archive_leaves_nothing_outside_and_loses_nothing(tmp_path: Pa
         tar.addfile(link)
     rows, ledger, _ = ingest(tmp_path, str(tmp_path / "a.tar.gz"))
     assert [r["path"] for r in rows] == ["good.py"]
-    assert rules(ledger) == {"../evil.py": "quarantine", "/abs.py": "quarantine", "link.py": "not_regular"}
+    assert rules(ledger) == {
+        "../evil.py": "quarantine",
+        "/abs.py": "quarantine",
+        "link.py": "not_regular",
+    }
     assert not (tmp_path.parent / "evil.py").exists()
 
 
@@ -143,19 +215,34 @@ def test_a_zip_bomb_is_cut_off_at_the_limit(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar.gz"])
 def test_a_truncated_archive_is_quarantined(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"PK\x03\x04 not really" if name.endswith("zip") else gzip.compress(b"x" * 2000)[:30])
+    (tmp_path / name).write_bytes(
+        b"PK\x03\x04 not really" if name.endswith("zip") else gzip.compress(b"x" * 2000)[:30]
+    )
     with pytest.raises(StageError, match="no document in 1 repositories"):
         ingest(tmp_path, str(tmp_path / name))
 
 
 def test_bad_lines_are_quarantined_one_by_one(tmp_path: Path) -> None:
-    lines = [json.dumps(ROWS[0]).encode(), b"{broken", b'{"content": 7}', b"[1]", b'{"content": "\\ud800"}',
-             b'{"content": "' + b"x" * 300_000 + b'"}', b"\xff\xfe", json.dumps(ROWS[1]).encode()]
+    lines = [
+        json.dumps(ROWS[0]).encode(),
+        b"{broken",
+        b'{"content": 7}',
+        b"[1]",
+        b'{"content": "\\ud800"}',
+        b'{"content": "' + b"x" * 300_000 + b'"}',
+        b"\xff\xfe",
+        json.dumps(ROWS[1]).encode(),
+    ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     rows, ledger, counts = ingest(tmp_path, str(tmp_path / "a.jsonl"), "raw.max_bytes=10k")
     assert len(rows) == 2
     assert counts["in"] == 8
-    assert counts["quarantined"] + counts["dropped"].get("too_large", 0) + counts["dropped"].get("not_source", 0) == 6
+    assert (
+        counts["quarantined"]
+        + counts["dropped"].get("too_large", 0)
+        + counts["dropped"].get("not_source", 0)
+        == 6
+    )
 
 
 def test_an_unreadable_parquet_is_quarantined_beside_good_ones(tmp_path: Path) -> None:
@@ -167,22 +254,33 @@ def test_an_unreadable_parquet_is_quarantined_beside_good_ones(tmp_path: Path) -
     rows, ledger, counts = ingest(tmp_path, str(tmp_path / "d"))
     assert len(rows) == 2
     assert {p: "unreadable Parquet" in str(r["evidence"]) for r in ledger if (p := r["path"])} == {
-        "short.parquet": True, "empty.parquet": True}
+        "short.parquet": True,
+        "empty.parquet": True,
+    }
     assert counts["quarantined"] == 2
 
 
 def test_wrong_columns_are_named(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"], "id": [1]}), tmp_path / "a.parquet")
-    with pytest.raises(StageError, match="no text column; it has body, id; name one of them text or content"):
+    with pytest.raises(
+        StageError, match="no text column; it has body, id; name one of them text or content"
+    ):
         ingest(tmp_path, str(tmp_path / "a.parquet"))
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere", "nowhere does not exist"), ("src", "nothing to read there"), ([], "empty list"),
-     ({"kind": "foldr", "path": "x"}, "foldr"), ({"kind": "folder"}, "needs a path")],
+    [
+        ("nowhere", "nowhere does not exist"),
+        ("src", "nothing to read there"),
+        ([], "empty list"),
+        ({"kind": "foldr", "path": "x"}, "foldr"),
+        ({"kind": "folder"}, "needs a path"),
+    ],
 )
-def test_a_source_that_is_not_there_says_so(tmp_path: Path, source: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_source_that_is_not_there_says_so(
+    tmp_path: Path, source: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "src").mkdir()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=message):

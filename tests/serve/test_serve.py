@@ -80,3 +80,8 @@ def test_an_open_address_needs_a_key(args: Args, monkeypatch: pytest.MonkeyPatch
 def test_waiting_ends_with_the_last_answer(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="refused"):
         wait_ready("http://127.0.0.1:9", 0.1)
+
+
+def test_a_folder_that_is_no_model_is_named(url: str, args: Args, tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no model folder"):
+        start(args.model_copy(update={"model": str(tmp_path)}))

@@ -27,7 +27,11 @@ def test_a_step_has_its_box_settings_and_inputs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("step", "change", "message"),
     [
-        ("unique", {"treshold": 0.7}, "step unique: no setting 'treshold'; did you mean 'threshold'?"),
+        (
+            "unique",
+            {"treshold": 0.7},
+            "step unique: no setting 'treshold'; did you mean 'threshold'?",
+        ),
         ("unique", {"threshold": "many"}, "step unique: threshold is 'many': "),
         ("unique", {"files": "claen"}, "files is 'claen', not a step above; did you mean 'clean'?"),
         ("unique", {"use": "dedupe"}, "no box 'dedupe'; did you mean 'dedup'?"),
@@ -52,7 +56,10 @@ def test_a_missing_input_or_setting_is_named(tmp_path: Path) -> None:
 
 def test_overrides_change_one_setting_and_are_checked(tmp_path: Path) -> None:
     assert load(tmp_path, STEPS, "unique.threshold=0.8").step("unique").cfg.threshold == 0.8
-    for text, message in (("uniqe.threshold=1", "did you mean 'unique'"), ("threshold", "step.key=value")):
+    for text, message in (
+        ("uniqe.threshold=1", "did you mean 'unique'"),
+        ("threshold", "step.key=value"),
+    ):
         with pytest.raises(RecipeError, match=message):
             load(tmp_path, STEPS, text)
 
@@ -68,7 +75,9 @@ def test_overlays_change_boxes_and_steps_and_are_checked(tmp_path: Path) -> None
         recipe.load(base, [str(overlay)])
 
 
-@pytest.mark.parametrize("text", ["steps: [a]", "stepz: {}", "- 1", "steps: {raw: ingest}", "steps: {a: {"])
+@pytest.mark.parametrize(
+    "text", ["steps: [a]", "stepz: {}", "- 1", "steps: {raw: ingest}", "steps: {a: {"]
+)
 def test_a_file_that_is_no_recipe_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"r\.yaml"):
@@ -80,7 +89,9 @@ def test_an_unknown_recipe_has_a_near_miss() -> None:
         recipe.load("snowcodr")
 
 
-@pytest.mark.parametrize("name", [p.stem for p in recipe.RECIPES.glob("*.yaml") if p.stem != "laptop"])
+@pytest.mark.parametrize(
+    "name", [p.stem for p in recipe.RECIPES.glob("*.yaml") if p.stem != "laptop"]
+)
 def test_shipped_recipes_load_alone_and_with_the_laptop_overlay(name: str) -> None:
     assert recipe.load(name).steps[-1].stage == "export"
     assert len(recipe.load(name, ["laptop"]).steps) == len(recipe.load(name).steps)

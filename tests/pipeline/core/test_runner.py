@@ -47,7 +47,9 @@ def test_every_ledger_adds_up_and_is_recounted_from_the_files(made: tuple[str, P
     for name, m in manifests.items():
         if m["rows"]:
             rows = m["rows"]
-            assert rows["in"] == rows["kept"] + sum(rows["dropped"].values()) + rows["quarantined"], name
+            assert (
+                rows["in"] == rows["kept"] + sum(rows["dropped"].values()) + rows["quarantined"]
+            ), name
     assert manifests["unique"]["rows"]["dropped"].keys() == {"exact", "near"}
     found, checked = problems(Store(str(made[1])), "small")
     assert found == []
@@ -69,7 +71,9 @@ def test_verify_names_the_row_that_disagrees(source: Path, tmp_path: Path) -> No
     assert found == [f"clean: {record['file']}: its content has changed"]
     manifest = tmp_path / "store/filter" / manifests["clean"]["key"] / "manifest.json"
     told = json.loads(manifest.read_text())
-    told["layers"][1]["shards"][0]["sha256"] = __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    told["layers"][1]["shards"][0]["sha256"] = (
+        __import__("hashlib").sha256(path.read_bytes()).hexdigest()
+    )
     manifest.write_text(json.dumps(told))
     found, _ = problems(Store(str(tmp_path / "store")), "small")
     assert f"row {at} of {path.name}" in found[0]
@@ -118,7 +122,9 @@ def test_the_order_of_sources_does_not_matter(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_do_not_change_a_byte(made: tuple[str, Path], tmp_path: Path, workers: int, ray_local: None) -> None:
+def test_workers_do_not_change_a_byte(
+    made: tuple[str, Path], tmp_path: Path, workers: int, ray_local: None
+) -> None:
     assert digests(run(made[0], tmp_path / "store", workers=workers)) == digests(run(*made))
 
 
@@ -135,7 +141,9 @@ def test_one_more_repository_remakes_only_what_depends_on_it(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("after", [0.3, 0.8, 1.3])
-def test_kill_9_then_run_again_equals_an_undisturbed_run(made: tuple[str, Path], tmp_path: Path, after: float) -> None:
+def test_kill_9_then_run_again_equals_an_undisturbed_run(
+    made: tuple[str, Path], tmp_path: Path, after: float
+) -> None:
     code = f"from tests.running import run; from pathlib import Path; print(1, flush=True); run({made[0]!r}, Path({str(tmp_path / 'store')!r}))"
     child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     assert child.stdout is not None
@@ -158,9 +166,17 @@ def test_a_row_that_fails_is_quarantined_with_its_error_and_the_rest_is_judged()
 
 
 def test_too_much_quarantine_stops_the_step_and_commits_nothing(tmp_path: Path) -> None:
-    write(tmp_path / "source/a", {f"f{i}.py": b"x = '\xff'\n" for i in range(3)} | {"good.py": "x = 1\n"})
-    name = recipe_file(tmp_path / "small.yaml", {"raw": {"use": "ingest", "source": str(tmp_path / "source")}})
-    with pytest.raises(StageError, match=r"3 of 4 rows failed, above max_quarantine 1\.0%; first: f0\.py: invalid UTF-8"):
+    write(
+        tmp_path / "source/a",
+        {f"f{i}.py": b"x = '\xff'\n" for i in range(3)} | {"good.py": "x = 1\n"},
+    )
+    name = recipe_file(
+        tmp_path / "small.yaml", {"raw": {"use": "ingest", "source": str(tmp_path / "source")}}
+    )
+    with pytest.raises(
+        StageError,
+        match=r"3 of 4 rows failed, above max_quarantine 1\.0%; first: f0\.py: invalid UTF-8",
+    ):
         run(name, tmp_path / "store")
     assert not list((tmp_path / "store").rglob("manifest.json"))
     allowed = run(name, tmp_path / "store", "raw.on.max_quarantine=0.8")
@@ -172,6 +188,8 @@ def test_held_out_repositories_never_reach_the_batches(made: tuple[str, Path]) -
     store = Store(str(made[1]))
     corpus = Artifact(store, "holdout", manifests["corpus"]["key"]).files
     held = {u for s in corpus.shards for u in corpus.read(s, [], "heldout")["uid"].to_pylist()}
-    index = pq.read_table(Artifact(store, "pack", manifests["batches1"]["key"]).folder / "index.parquet")
+    index = pq.read_table(
+        Artifact(store, "pack", manifests["batches1"]["key"]).folder / "index.parquet"
+    )
     assert held
     assert not held & set(index["uid"].to_pylist())

@@ -37,7 +37,9 @@ def test_a_held_store_is_busy_and_free_after_kill_9(tmp_path: Path) -> None:
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing_behind(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(small)], check=False
+    ).returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
         with pytest.raises(StageError, match="free some space and run the same command again"):

@@ -7,8 +7,14 @@ from hypothesis import strategies as st
 from pipeline.kernels.packing import SENTINELS, SHORTEST, lay
 
 
-@given(st.lists(st.integers(0, 90), min_size=1, max_size=30), st.integers(8, 64), st.sampled_from([0.0, 0.5, 1.0]))
-def test_each_token_is_laid_once_and_sequences_are_full(lengths: list[int], length: int, rate: float) -> None:
+@given(
+    st.lists(st.integers(0, 90), min_size=1, max_size=30),
+    st.integers(8, 64),
+    st.sampled_from([0.0, 0.5, 1.0]),
+)
+def test_each_token_is_laid_once_and_sequences_are_full(
+    lengths: list[int], length: int, rate: float
+) -> None:
     p = lay(np.array(lengths), length, rate, np.random.Generator(np.random.Philox(1)))
     for document, total in enumerate(lengths):
         mine = p.document == document

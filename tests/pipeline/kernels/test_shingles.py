@@ -20,7 +20,10 @@ def plain_words(text: bytes) -> list[bytes]:
 
 @given(st.binary(max_size=300))
 def test_equal_words_have_equal_hashes_and_others_do_not(text: bytes) -> None:
-    obvious, found = [bytes(c + 32 if 65 <= c <= 90 else c for c in w) for w in WORD.findall(text)], words(text)
+    obvious, found = (
+        [bytes(c + 32 if 65 <= c <= 90 else c for c in w) for w in WORD.findall(text)],
+        words(text),
+    )
     assert len(found) == len(obvious)
     assert len(set(found.tolist())) == len(set(obvious))
 
@@ -29,7 +32,9 @@ def test_equal_words_have_equal_hashes_and_others_do_not(text: bytes) -> None:
 def test_ngrams_are_windows(letters: list[str], n: int) -> None:
     found = ngrams(words(" ".join(letters).encode()), n)
     width = min(n, len(letters))
-    windows = [tuple(letters[i : i + width]) for i in range(len(letters) - width + 1)] if letters else []
+    windows = (
+        [tuple(letters[i : i + width]) for i in range(len(letters) - width + 1)] if letters else []
+    )
     assert len(found) == len(windows)
     assert len(set(found.tolist())) == len(set(windows))
 

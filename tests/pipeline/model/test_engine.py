@@ -82,9 +82,7 @@ def test_draws_follow_the_probabilities(engine: Engine) -> None:
     assert {t for c in nucleus for t in c.tokens} <= set(kept.tolist())
 
 
-def test_logprobs_of_a_completion_are_the_models(
-    engine: Engine, prompts: list[list[int]]
-) -> None:
+def test_logprobs_of_a_completion_are_the_models(engine: Engine, prompts: list[list[int]]) -> None:
     got = engine.complete(prompts[:1], Sampling(max_tokens=10, temperature=0.5, top_k=3, seed=0))[0]
     direct = engine.logprobs([prompts[0] + got.tokens])[0]
     np.testing.assert_allclose(got.logprobs, direct[len(prompts[0]) - 1 :], atol=1e-4)
