@@ -222,7 +222,8 @@ def serve(
     Example: icefloe serve snowcoder --port 8000
     """
     from cluster.start import connect
-    from serve.start import Args, start
+    from serve.app import Args
+    from serve.start import start
 
     where = Store(store)
     release = runs.artifact(where, runs.named(where, run), "release").folder

@@ -7,9 +7,7 @@ the JSON Schema and the `--help`. Unknown keys are refused with a near miss.
 import dataclasses
 import json
 import re
-from collections.abc import Hashable
-from functools import cache
-from typing import Annotated, Any, TypeVar, cast, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
@@ -54,8 +52,7 @@ def config(cls: type[T]) -> type[T]:
     return made
 
 
-@cache
-def adapter(cls: Hashable) -> TypeAdapter[Any]:
+def adapter(cls: type[T]) -> TypeAdapter[T]:
     """The validator of one configuration class (also gives its JSON Schema)."""
     return TypeAdapter(cls)
 
@@ -63,7 +60,7 @@ def adapter(cls: Hashable) -> TypeAdapter[Any]:
 def parse(cls: type[T], settings: dict[str, Any], where: str) -> T:
     """`settings` as a `cls`; every problem in one RecipeError, each line led by `where`."""
     try:
-        return cast(T, adapter(cls).validate_python(settings))
+        return adapter(cls).validate_python(settings)
     except ValidationError as e:
         raise RecipeError("\n".join(f"{where}: {_explain(cls, p)}" for p in e.errors())) from None
 

@@ -234,7 +234,7 @@ def test_bad_lines_are_quarantined_one_by_one(tmp_path: Path) -> None:
         json.dumps(ROWS[1]).encode(),
     ]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    rows, ledger, counts = ingest(tmp_path, str(tmp_path / "a.jsonl"), "raw.max_bytes=10k")
+    rows, _, counts = ingest(tmp_path, str(tmp_path / "a.jsonl"), "raw.max_bytes=10k")
     assert len(rows) == 2
     assert counts["in"] == 8
     assert (

@@ -31,7 +31,7 @@ COMPLETE = {"prompt": "def add(", "max_tokens": 4, "seed": 1}
 def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     at = tmp_path_factory.mktemp("models")
     model, annotator = tiny_model_folder(at / "model"), tiny_annotator_folder(at / "annotator")
-    return load(Args(model=str(model), annotator=str(annotator)))
+    return load(Args(model=str(model), annotator=str(annotator), threads=1))
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def args(tmp_path_factory: pytest.TempPathFactory) -> Args:
     keys.write_text("open-sesame\n")
     os.chmod(keys, 0o600)
     model, annotator = tiny_model_folder(at / "model"), tiny_annotator_folder(at / "annotator")
-    return Args(model=str(model), annotator=str(annotator), keys=str(keys))
+    return Args(model=str(model), annotator=str(annotator), keys=str(keys), threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -91,7 +91,7 @@ def test_text_is_written_once_and_layers_are_small(made: tuple[str, Path], sourc
             assert "text" not in pq.read_schema(path).names, path
             layers += path.stat().st_size
     # Fixed costs of a Parquet file dominate here (16 kB repositories); the demo's corpus is held
-    # to 15 % in tests/test_laptop.py.
+    # to 15 % in tests/drills/test_demo.py.
     assert layers < 3 * size
 
 
