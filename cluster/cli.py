@@ -27,7 +27,7 @@ cli = typer.Typer(
     rich_markup_mode="rich",
     help="Source repositories in, a small good code model out, served over HTTP.",
 )
-out = Console(soft_wrap=True, highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 RecipeName = Annotated[
     str, typer.Argument(help="A shipped recipe (snowcoder) or a path to a .yaml.")
@@ -300,7 +300,8 @@ def stop(job: str, address: Address = "http://127.0.0.1:8265") -> None:
 
 def main() -> None:
     """The console script: user-facing errors become one message and exit code 2."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Other libraries' bars and a warning at every fork; the bars here are our own.
+    os.environ |= {"TOKENIZERS_PARALLELISM": "false", "TQDM_DISABLE": "1"}
     logs.setup(verbose=bool(os.environ.get("ICEFLOE_DEBUG")))
     try:
         cli()

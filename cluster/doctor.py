@@ -13,8 +13,11 @@ def checks() -> dict[str, Any]:
     """Cores, memory, GPUs, versions, disk, sandbox tier, optional engines, the Ray token's mode."""
     found = tier()
     engines = [n for n in ("vllm", "kenlm", "gigatoken", "sklearn") if importlib.util.find_spec(n)]
+    facts = describe()
     return {
-        **describe(),
+        **facts,
+        "memory": f"{facts['memory'] / 2**30:.1f} GiB",
+        "gpus": facts["gpus"] or "none",
         "disk_free_gb": round(shutil.disk_usage(".").free / 1e9, 1),
         "sandbox": f"{found.name} ({found.reason})",
         "optional_engines": engines or "none",

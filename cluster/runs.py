@@ -123,27 +123,21 @@ def print_look(data: Any, out: Console) -> None:
 
 
 def steps_table(entries: list[dict[str, Any]]) -> Table:
-    table = _table("step", "box", "key", "seconds", "rows in", "kept", "dropped", "bad", "bytes")
+    table = _table("step", "box", "key", "seconds", "bytes", "rows in", "kept", "bad", "dropped")
     for e in entries:
         rows = e.get("rows")
-        cells = (
-            [f"{rows['in']:,}", f"{rows['kept']:,}", drops(rows), str(rows["quarantined"])]
-            if rows
-            else [""] * 4
-        )
-        table.add_row(
-            e["step"], e["stage"], e["key"], f"{e['seconds']:.1f}", *cells, f"{e['bytes']:,}"
-        )
+        counts = [f"{rows[k]:,}" for k in ("in", "kept", "quarantined")] if rows else [""] * 3
+        told = [f"{e['seconds']:.1f}", f"{e['bytes']:,}", *counts, drops(rows) if rows else ""]
+        table.add_row(e["step"], e["stage"], e["key"], *told)
     return table
 
 
 def _table(*columns: str) -> Table:
+    numbers = ("seconds", "bytes", "rows in", "kept", "bad")
     table = Table(box=None, pad_edge=False)
     for name in columns:
-        table.add_column(
-            name,
-            justify="right" if name in ("seconds", "rows in", "kept", "bytes", "bad") else "left",
-        )
+        right, folds = name in numbers, name == "dropped"
+        table.add_column(name, justify="right" if right else "left", no_wrap=not folds)
     return table
 
 

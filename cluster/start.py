@@ -140,6 +140,8 @@ def _join(address: str) -> None:
 def _set_data_context() -> None:
     from ray.data import DataContext
 
+    logging.getLogger("ray.data").setLevel(logging.WARNING)  # its import sets it to INFO
+
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -135,10 +135,10 @@ def _same(table: Any) -> Any:
 
 
 def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
-    """phase, step, tokens, loss, folder of every phase's published model (OLMo's table)."""
+    """phase, step, tokens, loss, content digest of every phase's model (OLMo's table)."""
     with open(path, "w", newline="") as f:
         out = csv.writer(f, lineterminator="\n")
-        out.writerow(["phase", "step", "tokens", "loss", "folder"])
+        out.writerow(["phase", "step", "tokens", "loss", "digest"])
         for name, a in phases.items():
             out.writerow(
                 [
@@ -146,6 +146,6 @@ def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
                     a.facts["steps"],
                     a.facts["tokens_seen"],
                     a.facts["loss_last"],
-                    f"train/{a.key}/model",
+                    a.digest,
                 ]
             )

@@ -50,15 +50,34 @@ def _launch(job: Any, processes: int) -> Any:
 def whole(source: Path) -> dict[str, Any]:
     """The whole snowcoder recipe over a folder, with the smallest models and a few steps a phase."""
     schedule = {"warmup": 0.1, "peak": 1e-3, "shape": "linear", "end": 0.0}
-    train = {"use": "train", "tokenizer": "vocab", "model": "snowcoder-tiny", "batch": 4, "checkpoint_every": 4,
-             "schedule": schedule, "threads": 1}
+    train = {
+        "use": "train",
+        "tokenizer": "vocab",
+        "model": "snowcoder-tiny",
+        "batch": 4,
+        "checkpoint_every": 4,
+        "schedule": schedule,
+        "threads": 1,
+    }
     phases = {"alpha": "phase1", "beta": "phase2", "final": "phase3"}
     packed = {"use": "pack", "length": 64, "infill": 0.5}
     return curation(source) | {
         "batches1": packed | {"files": "tokens", "group": ["language", "repo"], "budget": 3000},
         "phase1": train | {"data": "batches1"},
-        "annotator": {"use": "annotator", "negatives": "tokens", "tokenizer": "vocab", "rule": 0.7, "files": 40,
-                      "window": 32, "hidden": 32, "heads": 2, "layers": 1, "mlm_steps": 5, "epochs": 1, "threads": 1},
+        "annotator": {
+            "use": "annotator",
+            "negatives": "tokens",
+            "tokenizer": "vocab",
+            "rule": 0.7,
+            "files": 40,
+            "window": 32,
+            "hidden": 32,
+            "heads": 2,
+            "layers": 1,
+            "mlm_steps": 5,
+            "epochs": 1,
+            "threads": 1,
+        },
         "scored": {"use": "annotate", "files": "tokens", "annotator": "annotator"},
         "best": {"use": "select", "files": "scored", "budget": 4000},
         "batches2": packed | {"files": "best", "epochs": 4, "budget": 3000},
@@ -68,10 +87,24 @@ def whole(source: Path) -> dict[str, Any]:
         "tokens3": {"use": "tokenize", "files": "safe", "tokenizer": "vocab"},
         "batches3": packed | {"files": "tokens3", "budget": 3000},
         "phase3": train | {"data": "batches3", "start": "phase2"},
-        "scores": {"use": "evaluate", "models": phases, "heldout": "corpus", "text_bytes": 2000, "middles": 8,
-                   "wrong": 1, "max_tokens": 8, "threads": 1},
-        "release": {"use": "export", "model": "phase3", "annotator": "annotator", "files": "tokens",
-                    "scores": "scores", "phases": phases},
+        "scores": {
+            "use": "evaluate",
+            "models": phases,
+            "heldout": "corpus",
+            "text_bytes": 2000,
+            "middles": 8,
+            "wrong": 1,
+            "max_tokens": 8,
+            "threads": 1,
+        },
+        "release": {
+            "use": "export",
+            "model": "phase3",
+            "annotator": "annotator",
+            "files": "tokens",
+            "scores": "scores",
+            "phases": phases,
+        },
     }
 
 

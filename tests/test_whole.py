@@ -36,7 +36,9 @@ def test_every_step_is_made_verified_and_listed(made: tuple[Store, Manifests]) -
     assert {"step", "stage", "key", "path", "seconds", "bytes"} <= listed[0].keys()
     for entry in listed:
         if rows := entry.get("rows"):
-            assert rows["in"] == rows["kept"] + sum(rows["dropped"].values()) + rows["quarantined"], entry["step"]
+            assert (
+                rows["in"] == rows["kept"] + sum(rows["dropped"].values()) + rows["quarantined"]
+            ), entry["step"]
 
 
 def test_the_results_have_every_measure_for_every_phase(made: tuple[Store, Manifests]) -> None:
@@ -87,7 +89,9 @@ def test_a_trained_document_is_explained_down_to_its_batches(made: tuple[Store, 
     assert phase["batches"] == sorted({s // batch for s in mine if s < seen})
 
 
-def test_a_dropped_document_names_its_keeper_and_a_left_out_one_its_reason(made: tuple[Store, Manifests]) -> None:
+def test_a_dropped_document_names_its_keeper_and_a_left_out_one_its_reason(
+    made: tuple[Store, Manifests],
+) -> None:
     store = made[0]
     told = stories(store, "whole", "common.py")
     dropped = [s for s in told if s["steps"][-1]["keep"] is False]
@@ -98,7 +102,9 @@ def test_a_dropped_document_names_its_keeper_and_a_left_out_one_its_reason(made:
         stories(store, "whole", "nowhere.py")
 
 
-def test_the_same_recipe_gives_the_same_bytes_elsewhere(made: tuple[Store, Manifests], tmp_path: Path) -> None:
+def test_the_same_recipe_gives_the_same_bytes_elsewhere(
+    made: tuple[Store, Manifests], tmp_path: Path
+) -> None:
     """Down to the weights: same CPU, same thread count."""
     source = repositories(tmp_path / "source", 8)
     again = run(recipe_file(tmp_path / "whole.yaml", whole(source)), tmp_path / "store")

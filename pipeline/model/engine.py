@@ -21,11 +21,10 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS
+from pipeline.model.sampling import pick
 
 _LOGITS = 1 << 26
 """Most logits held at once when scoring text: 256 MiB of float32 (ours)."""
-_HEAD = 256
-"""Nucleus sampling looks at this many of the likeliest tokens before it sorts them all (ours)."""
 
 Event = tuple[int, int | None, float, Literal["stop", "length"] | None]
 """One step of one row: (row, token or None for a sentinel, its log-probability, why it ended)."""
@@ -149,12 +148,11 @@ class Engine:
         """
         for ids in prompts:
             self._fits(ids)
-        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        draws = _generators(sampling.seed, len(prompts))
         done: dict[int, Completion] = {}
         for rows in self._portions([len(p) for p in prompts], sampling.max_tokens):
-            part = [prompts[r] for r in rows]
-            draws = [np.random.default_rng([seed, r]) for r in rows]
-            done.update(zip(rows, self._collect(part, draws, sampling, cancel), strict=True))
+            part = [prompts[r] for r in rows], [draws[r] for r in rows]
+            done |= zip(rows, self._collect(*part, sampling, cancel), strict=True)
         return [done[i] for i in range(len(prompts))]
 
     def stream(
@@ -168,11 +166,10 @@ class Engine:
         No piece ends within a character or within what may become a stop string.
         """
         self._fits(prompt)
-        seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
+        draws = _generators(sampling.seed, 1)
         tokens: list[int] = []
         sent = 0
-        events = self._decode([prompt], [np.random.default_rng([seed, 0])], sampling, cancel)
-        for _, token, _, reason in events:
+        for _, token, _, reason in self._decode([prompt], draws, sampling, cancel):
             tokens += [] if token is None else [token]
             safe = "" if reason else _safe(self.tokenizer.decode(tokens), sampling.stop)
             if len(safe) > sent:
@@ -185,13 +182,14 @@ class Engine:
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """log p(token t | tokens before t), natural, float32, length n - 1 for n tokens.
 
-        ValueError for a sequence longer than the context.
+        ValueError for a sequence longer than the context or with an unknown id.
         """
         for ids in sequences:
             _require(
                 len(ids) <= self.context,
                 f"a sequence has {len(ids)} tokens, the model's context is {self.context}",
             )
+            self._known(ids)
         out: dict[int, np.ndarray] = {}
         for rows in self._portions([len(s) for s in sequences], 0):
             scores = self._score([sequences[r] for r in rows])
@@ -218,7 +216,13 @@ class Engine:
             f"the prompt has {len(ids)} tokens, the model's context is {self.context}: "
             f"send at most {self.context - 1}",
         )
+        self._known(ids)
         return list(ids)
+
+    def _known(self, ids: Sequence[int]) -> None:
+        size = self.model.config.vocab_size
+        off = [i for i in ids if not 0 <= i < size]
+        _require(not off, f"token ids {off[:5]} are not in the vocabulary: 0 to {size - 1}")
 
     def _portions(self, lengths: Sequence[int], extra: int) -> Iterator[list[int]]:
         """Row numbers, shortest first, in portions of at most `budget` padded places."""
@@ -268,7 +272,8 @@ class Engine:
             return
         logits, cache, mask = self._prefill([prompts[r] for r in rows])
         while True:
-            picked = _pick(logits, [draws[r] for r in rows], sampling)
+            uniform = np.array([draws[r].random() for r in rows])
+            picked = pick(logits, uniform, sampling.temperature, sampling.top_k, sampling.top_p)
             alive = []
             for k, (row, (token, logprob)) in enumerate(zip(rows, picked, strict=True)):
                 tokens[row].append(token)
@@ -358,52 +363,13 @@ def _card(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
+def _generators(seed: int | None, count: int) -> list[np.random.Generator]:
+    seed = secrets.randbits(63) if seed is None else seed
+    return [np.random.default_rng([seed, i]) for i in range(count)]
+
+
 def _safe(text: str, stop: Sequence[str]) -> str:
     """`text` without an unfinished last character and without a begun stop string."""
     text = text.rstrip("\ufffd")
     held = (k for s in stop for k in range(len(s) - 1, 0, -1) if text.endswith(s[:k]))
     return text[: len(text) - max(held, default=0)]
-
-
-def _pick(
-    logits: torch.Tensor, draws: Sequence[np.random.Generator], sampling: Sampling
-) -> list[tuple[int, float]]:
-    """(token, log-probability) of each row of `logits` (rows, V); one uniform draw a row."""
-    logprobs = logits.log_softmax(-1)
-    if sampling.temperature == 0:
-        chosen = logits.argmax(-1, keepdim=True)
-    else:
-        probs = (logits.double() / sampling.temperature).softmax(-1)
-        chosen = _draw(probs, draws, sampling)
-    return list(zip(chosen[:, 0].tolist(), logprobs.gather(-1, chosen)[:, 0].tolist(), strict=True))
-
-
-def _draw(
-    probs: torch.Tensor, draws: Sequence[np.random.Generator], sampling: Sampling
-) -> torch.Tensor:
-    """One token id a row (rows, 1): where a uniform draw falls in the cumulated weights."""
-    weights, tokens = _candidates(probs, sampling)
-    cumulated = weights.cumsum(-1)
-    uniform = torch.tensor([[g.random()] for g in draws], dtype=torch.double, device=probs.device)
-    # right=True: a draw of exactly 0 must not take a token of weight 0.
-    place = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True)
-    place = place.clamp(max=weights.shape[-1] - 1)
-    return place if tokens is None else tokens.gather(-1, place)
-
-
-def _candidates(
-    probs: torch.Tensor, sampling: Sampling
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weights (rows, C) and token ids, likeliest first; (probs, None) when nothing is cut off.
-
-    `top_p` counts within what `top_k` left, as in transformers and vLLM.
-    """
-    size = probs.shape[-1]
-    if sampling.top_k == 0 and sampling.top_p == 1:
-        return probs, None
-    weights, tokens = probs.topk(min(sampling.top_k or _HEAD, size))
-    if sampling.top_k == 0 and float(weights.sum(-1).min()) < sampling.top_p:
-        weights, tokens = probs.topk(size)
-    within = weights.sum(-1, keepdim=True) if sampling.top_k else 1.0
-    before = weights.cumsum(-1) - weights
-    return weights * (before < sampling.top_p * within), tokens

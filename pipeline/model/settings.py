@@ -91,6 +91,8 @@ class EncoderConfig:
         own = [n for n in _SMALL if getattr(self, n) != fields[n].default]
         if self.encoder is not None and own:
             raise ValueError(f"{', '.join(own)}: only for the small encoder, not {self.encoder}")
+        if self.window < 8:
+            raise ValueError(f"window is {self.window}: at least 8 tokens")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
         if not 0 < self.held_out < 1:

@@ -26,7 +26,17 @@ KILLS = int(os.environ.get("ICEFLOE_DRILL_KILLS", "20"))
 
 
 def command(recipe: str, store: Path) -> list[str]:
-    return [sys.executable, "-m", "cluster.cli", "run", recipe, "--store", str(store), "--workers", "2"]
+    return [
+        sys.executable,
+        "-m",
+        "cluster.cli",
+        "run",
+        recipe,
+        "--store",
+        str(store),
+        "--workers",
+        "2",
+    ]
 
 
 def digests(store: Path) -> dict[str, str]:
@@ -44,7 +54,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str
 
 
 @pytest.mark.parametrize("number", range(KILLS))
-def test_killed_and_run_again(number: int, undisturbed: tuple[str, dict[str, str], float], tmp_path: Path) -> None:
+def test_killed_and_run_again(
+    number: int, undisturbed: tuple[str, dict[str, str], float], tmp_path: Path
+) -> None:
     recipe, wanted, seconds = undisturbed
     after = random.Random(number).uniform(0.02, 0.98) * seconds
     child = subprocess.Popen(command(recipe, tmp_path / "store"), start_new_session=True)
@@ -58,8 +70,14 @@ def test_killed_and_run_again(number: int, undisturbed: tuple[str, dict[str, str
     same = {step: found[step] == digest for step, digest in wanted.items()}
     bad = problems(Store(str(tmp_path / "store")), "whole")[0]
     with open(RESULTS, "a") as f:
-        told = {"kill": number, "after_s": round(after, 1), "killed": killed, "steps_done": max(0, at - 1),
-                "same": all(same.values()), "problems": len(bad)}
+        told = {
+            "kill": number,
+            "after_s": round(after, 1),
+            "killed": killed,
+            "steps_done": max(0, at - 1),
+            "same": all(same.values()),
+            "problems": len(bad),
+        }
         f.write(json.dumps(told) + "\n")
     assert all(same.values()), [step for step, equal in same.items() if not equal]
     assert bad == []

@@ -119,7 +119,7 @@ def test_a_named_encoder_brings_its_own_tokenizer(tmp_path: Path, frozen: bool) 
 def test_a_window_longer_than_the_encoders_is_named(tmp_path: Path) -> None:
     base = tiny_annotator_folder(tmp_path / "base", window=16)
     cfg = EncoderConfig(encoder=str(base), window=32)
-    with pytest.raises(StageError, match="window 32 is too long for .*at most 16"):
+    with pytest.raises(StageError, match=r"window 32 is too long for .*at most 16"):
         train_annotator(*files(), tmp_path / "unused.json", cfg, tmp_path / "out")
 
 
@@ -174,9 +174,7 @@ def test_auc_counts_pairs_and_halves_ties() -> None:
         assert area == pytest.approx(pairs.mean())
         by_good, by_rest = pairs.mean(1), pairs.mean(0)
         if min(len(good), len(rest)) > 1 and 0 < area < 1:
-            half = 1.96 * np.sqrt(
-                by_good.var(ddof=1) / len(good) + by_rest.var(ddof=1) / len(rest)
-            )
+            half = 1.96 * np.sqrt(by_good.var(ddof=1) / len(good) + by_rest.var(ddof=1) / len(rest))
             assert (low, high) == pytest.approx((max(0, area - half), min(1, area + half)))
 
 

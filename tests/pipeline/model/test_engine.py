@@ -177,6 +177,9 @@ def test_the_context_bounds_prompt_and_answer(tmp_path: Path) -> None:
         engine.prompt("def f():\n    return 1234567890 + 1234567890\n")
     with pytest.raises(ValueError, match="17 tokens"):
         engine.logprobs([[9] * 17])
+    for call in (lambda ids: engine.complete([ids], GREEDY), lambda ids: engine.logprobs([ids])):
+        with pytest.raises(ValueError, match=r"token ids \[9999, -1\] are not in the vocabulary"):
+            call([9, 9999, -1])
     got = engine.complete([[9] * 12], Sampling(max_tokens=100, seed=3))[0]
     assert len(got.tokens) <= 4
     assert (got.finish_reason == "length") == (len(got.tokens) == 4)
