@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from cluster.start import connect
-from pipeline.core.errors import IcefloeError, StageError
+from pipeline.core.errors import IcefloeError, RecipeError, StageError
 from pipeline.model.fit import World
 
 log = logging.getLogger(__name__)
 
 RESTARTS = 3
-"""How often a group with a lost worker is started again (ours)."""
+"""How often a group that lost a worker is started again (ours)."""
 
 Job = Callable[[World], dict[str, Any]]
 """What each process runs with its place in the world; picklable. Rank 0's answer is the job's."""
@@ -28,38 +28,39 @@ Job = Callable[[World], dict[str, Any]]
 def launch(job: Job, workers: int) -> dict[str, Any]:
     """Run `job` in `workers` processes and return what rank 0 returned.
 
-    One worker is this process; more start under Ray Train, with a GPU each where the cluster has
-    as many. Raises the job's own user error; StageError when workers keep dying.
+    One worker is this process; more start under Ray Train, each with a GPU where the cluster has
+    any, else with a core. Raises the job's own user error; StageError when workers keep dying.
     """
+    if workers < 1:
+        raise RecipeError(f"processes is {workers}: 1 or more")
     if workers == 1:
         return job(World(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     connect()
-    for left in reversed(range(RESTARTS + 1)):
+    for left in reversed(range(RESTARTS)):
         try:
             return _group(job, workers)
         except ChildProcessError as e:
-            if not left:
-                raise StageError(
-                    f"training lost a worker {RESTARTS + 1} times: {e}; run the same command again "
-                    "to go on from the newest checkpoint, with fewer processes if memory is short"
-                ) from e
-            log.warning("train      lost a worker (%s); going on from the newest checkpoint", e)
-    raise AssertionError
+            log.warning("train      %s; starting again, %d times at most", e, left + 1)
+    try:
+        return _group(job, workers)
+    except ChildProcessError as e:
+        raise StageError(
+            f"{e}, for the {RESTARTS + 1}th time; the same command goes on from the newest "
+            "checkpoint; if memory is short, ask for fewer processes or a smaller micro"
+        ) from e
 
 
 def _group(job: Job, workers: int) -> dict[str, Any]:
-    """One run of the group; ChildProcessError when a worker died."""
-    import ray
+    """One life of a group; ChildProcessError when a worker died."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    gpus = ray.cluster_resources().get("GPU", 0) >= workers
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:  # Ray's notes; the run's state is fit's folder
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": job},
-            scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpus),
+            scaling_config=ScalingConfig(num_workers=workers, use_gpu=_kind(workers) == "GPU"),
             run_config=RunConfig(name="fit", storage_path=scratch),
         )
         try:
@@ -68,24 +69,36 @@ def _group(job: Job, workers: int) -> dict[str, Any]:
             raise _cause(e) from e
 
 
+def _kind(workers: int) -> str:
+    """What each worker gets: "GPU" or "CPU"; says so when the cluster has too few of them yet."""
+    import ray
+
+    have = ray.cluster_resources()
+    kind = "GPU" if have.get("GPU") else "CPU"
+    if have.get(kind, 0) < workers:
+        log.warning("train      waits for %d x %s; there is %d", workers, kind, have.get(kind, 0))
+    return kind
+
+
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
-    rank, size = context.get_world_rank(), context.get_world_size()
-    job: Job = settings["job"]
-    return job(World(rank, size, get_device(), prepare_model))
+    world = World(context.get_world_rank(), context.get_world_size(), get_device(), prepare_model)
+    return dict(settings["job"](world))
 
 
-def _cause(error: Any) -> BaseException:
-    """The job's user error, a lost worker, or the job's other error, in this order."""
-    found = getattr(error, "worker_failures", {}).values()
-    causes = [getattr(e, "_base_exc", e) for e in found]
-    print(
-        "CAUSES",
-        type(error),
-        [(type(f), type(getattr(f, "_base_exc", None)), str(f)[:300]) for f in found],
-    )
-    ours = [e for e in causes if isinstance(e, IcefloeError)]
+def _cause(error: Exception) -> Exception:
+    """The job's user error; else ChildProcessError for a lost worker; else `error`, a bug's."""
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import ControllerError
+
+    failures = dict(getattr(error, "worker_failures", {}))
+    for failure in failures.values():
+        if isinstance(failure, IcefloeError):
+            return failure
+    lost = [rank for rank, f in failures.items() if isinstance(f, RayActorError)]
+    if lost or isinstance(error, ControllerError):
+        return ChildProcessError(f"worker {lost[0] if lost else ''} died")
     return error

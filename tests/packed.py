@@ -1,5 +1,6 @@
 """Packed training data for tests: token files with a pattern to learn, and the index over them."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from pipeline.core.schema import END
 from pipeline.kernels.packing import lay
 from pipeline.model import architectures
 from pipeline.model.batches import Batches
-from pipeline.model.fit import World, fit
+from pipeline.model.fit import World, fit, ignore
 from pipeline.model.schedules import Schedule
 from pipeline.model.settings import FitConfig
 
@@ -56,9 +57,16 @@ def batches(folder: Path, documents: int = 40) -> Batches:
 
 
 def train(
-    world: World | None = None, *, folder: Path, documents: int = 40, **settings: Any
+    world: World | None = None,
+    *,
+    folder: Path,
+    documents: int = 40,
+    on_step: Callable[[dict[str, Any]], None] = ignore,
+    **settings: Any,
 ) -> dict[str, Any]:
     """A fresh snowcoder-tiny fitted on `batches`, all under `folder`; the summary."""
     model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=3)
     cfg = replace(CONFIG, **settings)
-    return fit(model, batches(folder / "data", documents), cfg, folder=folder, world=world)
+    return fit(
+        model, batches(folder / "data", documents), cfg, folder=folder, world=world, on_step=on_step
+    )
