@@ -74,13 +74,14 @@ def run(
     planned = runner.plan(resolved, where, until)
     if not as_json:
         out.print(_plan_table(resolved, planned))
-    runs.record(where, resolved, overlays or [], overrides or [])
     runtime = runner.Runtime(
         cores() if workers is None else workers, lambda: connect(address), _launch
     )
-    for item, manifest, made in runner.run(resolved, where, planned, runtime):
-        runs.say(item, manifest, made)
-    page = _report(where, resolved.name)
+    with where.lock():
+        runs.record(where, resolved, overlays or [], overrides or [])
+        for item, manifest, made in runner.run(resolved, where, planned, runtime):
+            runs.say(item, manifest, made)
+        page = _report(where, resolved.name)
     if as_json:
         out.print_json(data=runs.steps(where, resolved.name))
         return

@@ -35,7 +35,9 @@ def named(store: Store, run: str | None) -> str:
     if run is None and known:
         return max(known, key=lambda r: str((store.load("runs", r, "run.json") or {})["started"]))
     if not known:
-        raise RecipeError(f"store {store.uri} holds no run yet; icefloe run snowcoder --with laptop")
+        raise RecipeError(
+            f"store {store.uri} holds no run yet; icefloe run snowcoder --with laptop"
+        )
     if run not in known:
         raise RecipeError(f"no run {run!r} in store {store.uri}{did_you_mean(run or '', known)}")
     return str(run)

@@ -8,6 +8,7 @@ after a lost worker the group is started again and fit goes on from its newest c
 import logging
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -85,20 +86,22 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device, prepare_model
 
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size(), get_device(), prepare_model)
+    # Buffers are constants (rotary frequencies): by default DDP would send them at every step.
+    wrap = partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False})
+    world = World(context.get_world_rank(), context.get_world_size(), get_device(), wrap)
     return dict(settings["job"](world))
 
 
 def _cause(error: Exception) -> Exception:
     """The job's user error; else ChildProcessError for a lost worker; else `error`, a bug's."""
-    from ray.exceptions import RayActorError
     from ray.train.v2.api.exceptions import ControllerError
 
     failures = dict(getattr(error, "worker_failures", {}))
     for failure in failures.values():
         if isinstance(failure, IcefloeError):
             return failure
-    lost = [rank for rank, f in failures.items() if isinstance(f, RayActorError)]
+    # A worker that died has an error of Ray's own; those beside it fail in their next collective.
+    lost = [rank for rank, f in failures.items() if type(f).__module__.startswith("ray.")]
     if lost or isinstance(error, ControllerError):
-        return ChildProcessError(f"worker {lost[0] if lost else ''} died")
+        return ChildProcessError(f"lost worker {lost[0]}" if lost else "lost a worker at its start")
     return error

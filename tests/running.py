@@ -33,12 +33,11 @@ def run(
     resolved = recipe.load(name, (), overrides)
     where = Store(str(store))
     planned = runner.plan(resolved, where, until)
-    runs.record(where, resolved, [], list(overrides))
     runtime = runner.Runtime(workers, connect, lambda job, processes: _launch(job, processes))
-    return {
-        p.step.name: m | {"made_now": now}
-        for p, m, now in runner.run(resolved, where, planned, runtime)
-    }
+    with where.lock():
+        runs.record(where, resolved, [], list(overrides))
+        steps = runner.run(resolved, where, planned, runtime)
+        return {p.step.name: m | {"made_now": now} for p, m, now in steps}
 
 
 def _launch(job: Any, processes: int) -> Any:

@@ -168,17 +168,20 @@ def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def run(
     recipe: Recipe, store: Store, planned: list[Planned], runtime: Runtime
 ) -> Iterator[tuple[Planned, dict[str, Any], bool]]:
-    """Make what the plan lacks; yields (planned, manifest, whether it was made now) per step."""
+    """Make what the plan lacks; yields (planned, manifest, whether it was made now) per step.
+
+    The caller holds the store's lock.
+    """
     keys: dict[str, str] = {}
-    with store.lock():
-        for item in planned:
-            keys[item.step.name] = item.key
-            artifact = Artifact(store, item.step.stage, item.key)
-            made_now = not store.exists(item.step.stage, item.key, "manifest.json")
-            if made_now:
-                _make(item, store, keys, runtime, {p.step.name: p.step.stage for p in planned})
-            _point(recipe, store, item)
-            yield item, artifact.manifest, made_now
+    stages = {item.step.name: item.step.stage for item in planned}
+    for item in planned:
+        keys[item.step.name] = item.key
+        artifact = Artifact(store, item.step.stage, item.key)
+        made_now = not store.exists(item.step.stage, item.key, "manifest.json")
+        if made_now:
+            _make(item, store, keys, runtime, stages)
+        _point(recipe, store, item)
+        yield item, artifact.manifest, made_now
 
 
 def _point(recipe: Recipe, store: Store, item: Planned) -> None:

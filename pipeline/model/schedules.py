@@ -23,7 +23,7 @@ class Schedule:
     end: float = 5.3e-5
     """The rate that the fall reaches after the last step (SnowCoder phase 1; 0 in phase 2)."""
     decay: Share = 0.1
-    """Share of the steps after warm-up in which wsd falls (ours; OLMo and nanotron use a tenth to a fifth)."""
+    """Share of the steps after warm-up in which wsd falls (ours)."""
 
     def __post_init__(self) -> None:
         if self.warmup < 0 or (isinstance(self.warmup, float) and self.warmup >= 1):

@@ -12,7 +12,7 @@ import pytest
 from cluster.train import launch
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.model.fit import World
-from tests.packed import train
+from tests.packed import LENGTH, train
 
 
 def losses(folder: Path) -> list[float]:
@@ -45,8 +45,9 @@ def test_two_workers_one_of_them_killed_have_the_loss_curve_of_one(
 
 
 def dying(world: World, folder: Path) -> dict[str, Any]:
-    """Train; in the first life, rank 1 is killed when it has taken nine steps."""
-    return train(world, folder=folder, on_step=partial(die, world.rank, folder / "died"))
+    """Train, each rank's two sequences one by one; in its first life rank 1 is killed at step 8."""
+    on_step = partial(die, world.rank, folder / "died")
+    return train(world, folder=folder, on_step=on_step, micro=LENGTH)
 
 
 def die(rank: int, mark: Path, record: dict[str, Any]) -> None:
@@ -58,7 +59,7 @@ def die(rank: int, mark: Path, record: dict[str, Any]) -> None:
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_user_error_in_a_worker_is_raised_as_it_is(ray_local: None) -> None:
-    with pytest.raises(StageError, match="^the disk of rank 1 is full$"):
+    with pytest.raises(StageError, match=r"^the disk of rank 1 is full$"):
         launch(full, 2)
 
 

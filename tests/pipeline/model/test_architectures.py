@@ -44,7 +44,7 @@ def test_a_folder_is_continued(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "m")
     model = build(str(folder), 320, 128, seed=0)
     assert model.dtype == torch.float32
-    with pytest.raises(RecipeError, match="has 320 ids and 128 places.*400 and 128"):
+    with pytest.raises(RecipeError, match=r"has 320 ids and 128 places.*400 and 128"):
         build(str(folder), 400, 128, seed=0)
     with pytest.raises(RecipeError, match="320 and 256"):
         build(str(folder), 320, 256, seed=0)

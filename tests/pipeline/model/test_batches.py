@@ -33,18 +33,17 @@ def test_every_piece_is_there_once_infilled_or_not(tmp_path: Path) -> None:
     infilled = 0
     for step in range(fed.steps):
         ids, labels = fed.batch(step)
-        rows, at, first = fed.pieces(step).to_pylist(), 0, step * 4
-        for piece in rows:
-            row = piece["sequence"] - first
-            at = 0 if piece is rows[0] or row != previous else at
-            places = piece["length"] + 3 * piece["infill"]
-            found = ids[row, at : at + places]
+        at = [0, 0, 0, 0]
+        for piece in fed.pieces(step).to_pylist():
+            row, places = piece["sequence"] - 4 * step, piece["length"] + 3 * piece["infill"]
+            found = ids[row, at[row] : at[row] + places]
             if piece["infill"]:
                 assert found[0] == FIM_PREFIX
                 found, infilled = restore(found), infilled + 1
             source = tokens[piece["shard"]][piece["start"] : piece["start"] + piece["length"]]
             assert found.tolist() == source.tolist()
-            at, previous = at + places + (piece["end"] >= 0), row
+            at[row] += places + (piece["end"] >= 0)
+        assert at == (ids != FIM_PAD).sum(1).tolist()
         assert ((labels == IGNORED) == (ids == FIM_PAD)).all()
         assert fed.tokens(step) == (labels != IGNORED).sum()
         assert fed.targets(step) == (labels[:, 1:] != IGNORED).sum()
