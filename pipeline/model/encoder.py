@@ -1,15 +1,14 @@
 """Trains the quality annotator: an encoder with a linear head on good files against the corpus.
 
-Arctic-SnowCoder, section 2.2, on a named encoder; or, with none, a small BERT first trained by
-masked-language modelling on the same files, which a laptop makes in half a minute (ours).
+Arctic-SnowCoder, section 2.2, on a named encoder; or, with none, on a small BERT of our own, which
+a laptop trains in half a minute, after masked-language modelling on the same files if asked (ours).
 Gives the annotator folder that `scorer` loads and how well it separates held-out repositories.
 Knows nothing of where the files came from.
 """
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from transformers import (
 from pipeline.core.errors import StageError
 from pipeline.core.log import progress
 from pipeline.core.schema import END, FIM_PAD, REPO_NAME, SPECIALS
+from pipeline.model.machine import borrowed
 from pipeline.model.scorer import padded, plain_tokenizer, probabilities, windows
 from pipeline.model.settings import EncoderConfig
 
@@ -57,9 +57,10 @@ def train_annotator(
     the same inputs, threads and CPU. StageError where a side would lack a class.
     """
     held, truth = split(labels, groups, cfg), np.asarray(labels)
-    with _threads(cfg.threads):
+    with borrowed(cfg.threads, torch.device(device)):
         tokenizer = _tokenizer(tokenizer_json, cfg, folder)
         cut = [parts for parts, _ in windows(tokenizer, texts, cfg.window)]
+        torch.manual_seed(cfg.seed)  # of the new weights; `borrowed` puts the old state back
         train = [(w, int(truth[k])) for k in np.flatnonzero(~held) for w in cut[k]]
         model, mlm_loss = _start([w for w, _ in train], tokenizer.get_vocab_size(), cfg, device)
         loss = _classify(model, train, cfg)
@@ -108,24 +109,6 @@ def _both_sides(held: np.ndarray, train: np.ndarray, groups: np.ndarray) -> None
             )
 
 
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """New weights are drawn from torch's global generator; it is put back after."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
 def _tokenizer(path: Path, cfg: EncoderConfig, folder: Path) -> Tokenizer:
     """The encoder's own tokenizer, or the pipeline's at `path`; saved in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,10 +146,9 @@ def _start(
 
 def _named(cfg: EncoderConfig) -> Any:
     """The named encoder with a new head. StageError if its windows are shorter than ours."""
-    with _seeded(cfg.seed):
-        model = AutoModelForSequenceClassification.from_pretrained(
-            cfg.encoder, num_labels=2, trust_remote_code=False, dtype=torch.float32
-        )
+    model = AutoModelForSequenceClassification.from_pretrained(
+        cfg.encoder, num_labels=2, trust_remote_code=False, dtype=torch.float32
+    )
     limit = getattr(model.config, "max_position_embeddings", cfg.window)
     if cfg.window > limit:
         raise StageError(f"window {cfg.window} is too long for {cfg.encoder}: at most {limit}")
@@ -177,9 +159,8 @@ def _small(
     rows: Sequence[np.ndarray], vocab_size: int, cfg: EncoderConfig, device: str
 ) -> tuple[Any, float | None]:
     """A small BERT classifier, its body trained by masked-language modelling, and that loss."""
-    with _seeded(cfg.seed):
-        model = BertForMaskedLM(_bert(vocab_size, cfg)).to(device)
-        classifier = BertForSequenceClassification(model.config)
+    model = BertForMaskedLM(_bert(vocab_size, cfg)).to(device)
+    classifier = BertForSequenceClassification(model.config)
     stream = np.concatenate(rows).astype(np.int64)
     stream = np.resize(stream, max(cfg.window, len(stream)))
 

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from pipeline.core.log import progress
 from pipeline.core.store import guard
 from pipeline.model import checkpoint
 from pipeline.model.batches import IGNORED, Batches
+from pipeline.model.machine import borrowed
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
 
@@ -90,7 +91,7 @@ def fit(
     """
     world = world or World()
     _check(batches, cfg, world)
-    with _settings(cfg.threads, world.device):
+    with borrowed(cfg.threads, world.device):
         model.to(world.device).train()
         optimizer = adamw(model, cfg)
         meta = _resume(model, optimizer, cfg, folder, world, before)
@@ -144,18 +145,6 @@ def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
     if cfg.batch % world.size:
         raise RecipeError(f"batch is {cfg.batch}: not a multiple of {world.size} processes")
     rate(cfg.schedule, 0, batches.steps)
-
-
-@contextmanager
-def _settings(threads: int, device: torch.device) -> Iterator[None]:
-    """This fit's thread count and own random state; the process gets its old ones back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _resume(

@@ -105,6 +105,8 @@ def test_a_named_encoder_brings_its_own_tokenizer(tmp_path: Path, frozen: bool) 
     )
     report = train_annotator(*files(), tmp_path / "unused.json", cfg, tmp_path / "out")
     assert report["mlm_loss"] is None
+    train_annotator(*files(), tmp_path / "unused.json", cfg, tmp_path / "again")
+    assert digests(tmp_path / "again") == digests(tmp_path / "out")
     start, end = Scorer(base), Scorer(tmp_path / "out")
     assert (end.name, end.window) == ("annotator-base", 32)
     changed = {
