@@ -18,7 +18,11 @@ from pathlib import Path
 import pytest
 
 from cluster import jobs
+from cluster.verify import problems
 from pipeline.core.errors import RecipeError, StageError
+from pipeline.core.store import Store
+from tests.corpus import repositories
+from tests.running import curation, recipe_file
 
 PORTS = (
     "--port",
@@ -46,14 +50,15 @@ def address(ray_local: None) -> Iterator[str]:
     command += ["--node-ip-address", "127.0.0.1", "--temp-dir", folder, "--num-cpus", "1"]
     command += ["--object-store-memory", str(128 << 20)]
     command += [part for name, port in zip(PORTS, ports, strict=True) for part in (name, str(port))]
-    head = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    head = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{ports[1]}"
     try:
         wait(url, head)
         yield url
     finally:
         head.terminate()
-        head.wait(30)
+        head.wait(120)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -93,6 +98,21 @@ print("it's", ray.get(where.remote()), int(ray.cluster_resources()["CPU"]), os.p
     assert "it's 0 1 False" in log
     assert jobs.status(job, address) == "SUCCEEDED"
     assert not jobs.stop(job, address)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_recipe_runs_as_a_job_and_leaves_a_run_that_verifies(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    steps = curation(repositories(tmp_path / "source", 4))
+    recipe = recipe_file(tmp_path / "small.yaml", steps)
+    job = jobs.submit([recipe, "--store", str(tmp_path / "store")], address, follow=True)
+    assert "unique" in capfd.readouterr().out
+    assert jobs.status(job, address) == "SUCCEEDED"
+    found, checked = problems(Store(str(tmp_path / "store")), "small")
+    assert found == []
+    assert checked["steps"] == 7
 
 
 @pytest.mark.ray
