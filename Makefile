@@ -2,8 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# A machine without an NVIDIA GPU gets the CPU build of torch where an index offers one.
-TORCH := $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.11,<2.14" || echo "torch==2.13.0")
+# Without an NVIDIA GPU, the CPU build of torch (1 GB, not 6) where PyTorch's own index can be reached;
+# elsewhere whatever pip's index resolves the range to.
+TORCH := torch>=2.11,<2.14
+CPU_INDEX := https://download.pytorch.org/whl/cpu
+REACH := import urllib.request as u; u.urlopen("$(CPU_INDEX)/torch/", timeout=3)
 
 .PHONY: demo test check drills bench clean
 
@@ -24,7 +27,9 @@ bench: $(VENV)/ready-dev
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Icefloe needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	if ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(REACH)' 2>/dev/null; \
+	then $(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url $(CPU_INDEX) "$(TORCH)"; \
+	else $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"; fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	touch $@
 

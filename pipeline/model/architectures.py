@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.core.errors import RecipeError, did_you_mean
 from pipeline.core.schema import END, FIM_PAD
@@ -41,6 +42,7 @@ def count(name: str, vocab_size: int, context: int) -> int:
 
 
 def _load(folder: Path, vocab_size: int, context: int) -> Any:
+    disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         local_files_only=True,
@@ -83,5 +85,5 @@ ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
     "snowcoder-1.3b": partial(_llama, 24, 2048, 5632, 16),
     "snowcoder-tiny": partial(_llama, 4, 128, 352, 4),
 }
-"""Name -> (vocabulary, context) -> configuration. The tiny one (ours) takes 0.30 s of one core for
-8 x 256 tokens and 4,096 ids."""
+"""Name -> (vocabulary, context) -> configuration. The tiny one (ours) takes 0.16 s of two cores
+for a step of 8 x 256 tokens and 4,096 ids."""

@@ -17,6 +17,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file, save_model
 from torch import nn
+from transformers.utils.logging import disable_progress_bar
 
 from pipeline.core.errors import StageError
 from pipeline.core.schema import END, FIM_PAD, SPECIALS
@@ -98,6 +99,7 @@ def publish(model: Any, folder: Path, tokenizer_json: Path, info: Mapping[str, A
     Files of an earlier attempt are replaced.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    disable_progress_bar()
     with guard(folder):
         model.save_pretrained(folder)
         shutil.copyfile(tokenizer_json, folder / "tokenizer.json")

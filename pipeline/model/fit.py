@@ -86,7 +86,7 @@ def fit(
     folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far,
     tokens_per_s) and checkpoints/; nothing else is written. before: the folder of the phase whose
     optimizer goes on (`optimizer: carry`). on_step sees each line's record, in every process.
-    Returns steps, tokens, loss_first, loss_last and seconds of training, kills included.
+    Returns steps, tokens, loss_first, loss_last and seconds of the steps that count.
     RecipeError for settings that cannot work; StageError when the loss is not finite.
     """
     world = world or World()

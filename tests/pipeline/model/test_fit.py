@@ -130,7 +130,7 @@ def training(folder: Path) -> subprocess.Popen[bytes]:
         "documents=130, threads=2, checkpoint_every=3, log_every=1)"
     )
     # Threads that spin while they wait take seconds for a step when others have the cores.
-    env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+    env = os.environ | {"GOMP_SPINCOUNT": "1000"}
     return subprocess.Popen([sys.executable, "-c", code, str(folder)], cwd=ROOT, env=env)
 
 
