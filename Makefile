@@ -13,27 +13,24 @@ REACH := import urllib.request as u; u.urlopen("$(CPU_INDEX)/torch/", timeout=3)
 demo: $(VENV)/ready
 	$(BIN)/python -m cluster.demo
 
-test: $(VENV)/ready-dev
+test: $(VENV)/ready
 	BIN=$(BIN) tests/check
 
 check: test
 
-drills: $(VENV)/ready-dev
+drills: $(VENV)/ready
 	$(BIN)/python -m pytest tests/drills -q
 
-bench: $(VENV)/ready-dev
+bench: $(VENV)/ready
 	@ls tests/bench/*.py
 
+# One environment for both commands: the demo's corpus is what is installed in it.
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Icefloe needs Python 3.11 or newer; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	if ! command -v nvidia-smi >/dev/null && $(PYTHON) -c '$(REACH)' 2>/dev/null; \
 	then $(BIN)/python -m pip install --quiet --disable-pip-version-check --index-url $(CPU_INDEX) "$(TORCH)"; \
 	else $(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"; fi
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
-	touch $@
-
-$(VENV)/ready-dev: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	touch $@
 
