@@ -4,7 +4,9 @@ Exit codes: 0 done, 2 something to mend on the user's side, 1 a bug of ours.
 """
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -232,8 +234,10 @@ def serve(
     args = Args(model=str(release / "model"), annotator=str(release / "annotator"), keys=keys)
     start(args, host=host, port=port)
     out.print(f"Serving on http://{host}:{port} (Ctrl-C to stop)")
-    while True:
-        time.sleep(3600)
+    stopped = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    stopped.wait()
 
 
 @cli.command()
