@@ -228,6 +228,8 @@ def serve(
     from serve.app import Args
     from serve.start import start
 
+    # A shell's background job starts with SIGINT ignored; Ray prints a stack for SIGTERM until ours is set.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     where = Store(store)
     release = runs.artifact(where, runs.named(where, run), "release").folder
     connect()

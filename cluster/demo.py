@@ -1,6 +1,7 @@
 """`make demo`: run the laptop recipe, serve what came out, ask it two things, print the answers."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def main() -> int:
         wait(f"http://127.0.0.1:{port}/health", server)
         ask(port)
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)
         server.wait(60)
     print(
         f"\nThe report: store/runs/snowcoder/report.html   ({time.monotonic() - began:.0f} s in all)"
