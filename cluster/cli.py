@@ -175,7 +175,7 @@ def explain(
 ) -> None:
     """Tell one document's story: verdicts, cluster, score, and the batches that trained on it.
 
-    Example: icefloe explain asyncio/queues.py
+    Example: icefloe explain asyncio/streams.py
     """
     from cluster.explain import stories, tell
 

@@ -15,6 +15,9 @@ PREFIX = (
     'def mean(values: list[float]) -> float:\n    """Return the arithmetic mean of the values."""\n'
 )
 SUFFIX = "\n    return total / len(values)\n"
+BARE = (
+    "def f(a,b):\n  t=0\n  for i in a:\n    if i>b:\n      t=t+i*2\n    else: t=t-1\n  return t\n"
+)
 WAIT = 90
 """Seconds that serving may take to come up."""
 
@@ -71,9 +74,9 @@ def ask(port: int) -> None:
             "language": "Python",
             "text": PREFIX + "    total = sum(values)" + SUFFIX,
         },
-        {"path": "x.py", "language": "Python", "text": "x=1;y=2;z=3;foo(x,y,z);bar(z)\n" * 12},
+        {"path": "bare.py", "language": "Python", "text": BARE},
     ]
-    print("\nPOST /v1/annotate (a documented function, and noise)")
+    print("\nPOST /v1/annotate (a documented function, and a bare one)")
     print(json.dumps(post(port, "/v1/annotate", {"files": files}), indent=1))
 
 

@@ -30,7 +30,7 @@ def stories(store: Store, run: str, what: str) -> list[dict[str, Any]]:
     if not found:
         raise RecipeError(
             f"no document of run {run} has a uid beginning with, or a path ending in, {what!r}; "
-            "paths are as in their repository, such as asyncio/queues.py"
+            "paths are as in their repository, such as asyncio/streams.py"
         )
     return [hit if "left_out" in hit else _story(store, steps, **hit) for hit in found[:MOST]]
 

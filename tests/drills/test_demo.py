@@ -34,7 +34,11 @@ def test_the_run_verifies_and_phases_are_long_enough_to_see(folder: Path) -> Non
 
 def test_text_is_written_once_and_layers_are_small(folder: Path) -> None:
     store = folder / "store"
-    layers = [p for p in store.rglob("*.parquet") if p.relative_to(store).parts[0] not in ("ingest", "synthesise", "tokenize")]
+    layers = [
+        p
+        for p in store.rglob("*.parquet")
+        if p.relative_to(store).parts[0] not in ("ingest", "synthesise", "tokenize")
+    ]
     assert all("text" not in pq.read_schema(p).names for p in layers)
     corpus = runs.artifact(Store(str(store)), "snowcoder", "raw").facts["text_bytes"]
     assert sum(p.stat().st_size for p in layers) < 0.15 * corpus
