@@ -41,6 +41,14 @@ class Config:
     seed: int = 0
     """Of all shuffles and draws."""
 
+    def __post_init__(self) -> None:
+        if self.length < 8 or (self.epochs is not None and self.epochs < 1):
+            raise ValueError(
+                f"length is {self.length} (8 or more), epochs {self.epochs} (1 or more)"
+            )
+        if not 0 <= self.infill <= 1:
+            raise ValueError(f"infill is {self.infill}: a share, 0 to 1")
+
 
 def run(files: Files, cfg: Config, job: Job) -> None:
     table = _documents(files, job)

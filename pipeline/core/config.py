@@ -73,6 +73,8 @@ def _explain(cls: type, problem: Any) -> str:
             return f"no setting {key!r}{did_you_mean(key, known)}"
         case "missing" | "missing_keyword_only_argument":
             return f"{key} is required"
+    if problem["type"] == "value_error" and not key:
+        return str(problem["ctx"]["error"])
     return f"{key} is {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
 
 
