@@ -80,7 +80,8 @@ def run(
         cores() if workers is None else workers, lambda: connect(address), _launch
     )
     with where.lock():
-        runs.record(where, resolved, overlays or [], overrides or [])
+        every = runner.plan(resolved, where) if until else planned
+        runs.record(where, resolved, every, overlays or [], overrides or [])
         for item, manifest, made in runner.run(resolved, where, planned, runtime):
             runs.say(item, manifest, made)
         page = _report(where, resolved.name)

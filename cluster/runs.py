@@ -16,14 +16,17 @@ from pipeline.core.store import Store
 log = logging.getLogger(__name__)
 
 
-def record(store: Store, recipe: Recipe, overlays: list[str], overrides: list[str]) -> None:
-    """Note what is being run, for `show`, the report and the next user."""
+def record(
+    store: Store, recipe: Recipe, planned: list[Planned], overlays: list[str], overrides: list[str]
+) -> None:
+    """Note what is being run, and every step's key: a pointer to another key is of older settings."""
     told = {
         "recipe": recipe.name,
         "overlays": overlays,
         "overrides": overrides,
         "raw": recipe.raw,
         "steps": names(recipe.steps),
+        "keys": {p.step.name: p.key for p in planned},
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     store.replace(json.dumps(told).encode(), "runs", recipe.name, "run.json")
@@ -50,7 +53,7 @@ def step_names(store: Store, run: str) -> list[str]:
 
 def artifact(store: Store, run: str, step: str) -> Artifact:
     """What a step of a run made; RecipeError when the run has not (yet) made it."""
-    pointer = store.load("runs", run, f"{step}.json")
+    pointer = _pointer(store, run, step)
     if pointer is None:
         known = step_names(store, run)
         more = did_you_mean(step, known) if step not in known else "; run the recipe to make it"
@@ -58,9 +61,16 @@ def artifact(store: Store, run: str, step: str) -> Artifact:
     return Artifact(store, pointer["stage"], pointer["key"])
 
 
+def _pointer(store: Store, run: str, step: str) -> dict[str, str] | None:
+    """Where the step's artifact is, if it was made with the run's present settings."""
+    pointer = store.load("runs", run, f"{step}.json")
+    keys = (store.load("runs", run, "run.json") or {}).get("keys", {})
+    return pointer if pointer and pointer["key"] == keys.get(step) else None
+
+
 def made(store: Store, run: str) -> list[tuple[str, Artifact]]:
     """(step, artifact) of every step made so far, in order."""
-    there = [s for s in step_names(store, run) if store.exists("runs", run, f"{s}.json")]
+    there = [s for s in step_names(store, run) if _pointer(store, run, s)]
     return [(s, artifact(store, run, s)) for s in there]
 
 
@@ -193,7 +203,7 @@ def result_rows(models: dict[str, Any]) -> list[tuple[str, list[str]]]:
     ]
     for key, label in (("without_suffix", "without"), ("with_suffix", "with")):
         rows.append(
-            (f"middle loss {label} suffix", [f"{m['middle'][key]:.3f}" for m in models.values()])
+            (f"middle loss {label} suffix", [_middle(m["middle"], key) for m in models.values()])
         )
     rows.append(("ranks right over mutated", [_ranking(m["ranking"]) for m in models.values()]))
     rows.append(
@@ -203,6 +213,10 @@ def result_rows(models: dict[str, Any]) -> list[tuple[str, list[str]]]:
         )
     )
     return rows
+
+
+def _middle(found: dict[str, float] | None, key: str) -> str:
+    return f"{found[key]:.3f}" if found else "-"
 
 
 def _ranking(r: dict[str, Any]) -> str:

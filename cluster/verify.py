@@ -27,10 +27,16 @@ def problems(store: Store, run: str) -> tuple[Problems, dict[str, int]]:
     checked = {"steps": 0, "files": 0, "rows": 0}
     for step in told["steps"]:
         pointer = root / "runs" / run / f"{step}.json"
-        if pointer.exists():
-            manifest = _manifest(root, json.loads(pointer.read_text()))
-            found += [f"{step}: {line}" for line in _step(root, manifest, checked)]
+        if pointer.exists() and json.loads(pointer.read_text())["key"] == told["keys"][step]:
+            found += [f"{step}: {line}" for line in _checked(root, pointer, checked)]
     return found, checked
+
+
+def _checked(root: Path, pointer: Path, checked: dict[str, int]) -> Problems:
+    try:
+        return _step(root, _manifest(root, json.loads(pointer.read_text())), checked)
+    except (OSError, ValueError, KeyError) as e:
+        return [f"cannot be read: {e}"]
 
 
 def _manifest(root: Path, pointer: dict[str, str]) -> dict[str, Any]:

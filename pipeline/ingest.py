@@ -65,7 +65,15 @@ def _listed(cfg: Config) -> list[Repo]:
     if not found:
         raise RecipeError("ingest: source is an empty list; name at least one")
     repos = [repo for source in found for repo in sources.repositories(source)]
-    return sorted(repos, key=lambda r: (r.source, r.name))
+    out: dict[tuple[str, str], Repo] = {}
+    for repo in sorted(repos, key=lambda r: (r.source, r.name, r.fingerprint)):
+        known = out.setdefault((repo.source, repo.name), repo)
+        if [e.where for e in known.entries] != [e.where for e in repo.entries]:
+            raise RecipeError(
+                f"ingest: two sources hold a repository {repo.source}/{repo.name}: "
+                f"{known.entries[0].where} and {repo.entries[0].where}; rename one of the folders"
+            )
+    return list(out.values())
 
 
 def _shards(repo: Repo, limit: int) -> Iterator[dict[str, Any]]:
@@ -150,9 +158,10 @@ def _left_out(raw: Raw, rule: str, evidence: str | None = None) -> dict[str, Any
 
 def _licence(value: Any) -> str | None:
     if isinstance(value, list):
-        return " AND ".join(map(str, value)) or None
-    return str(value) if value else None
+        value = " AND ".join(map(str, value))
+    return str(value).encode("utf-8", "backslashreplace").decode() if value else None
 
 
 def _int(value: Any) -> int | None:
-    return int(value) if isinstance(value, int | float) and value == value else None
+    fits = isinstance(value, int | float) and abs(value) < 2**31  # not for nan or infinity either
+    return int(value) if fits else None

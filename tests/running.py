@@ -35,7 +35,8 @@ def run(
     planned = runner.plan(resolved, where, until)
     runtime = runner.Runtime(workers, connect, lambda job, processes: _launch(job, processes))
     with where.lock():
-        runs.record(where, resolved, [], list(overrides))
+        every = runner.plan(resolved, where) if until else planned
+        runs.record(where, resolved, every, [], list(overrides))
         steps = runner.run(resolved, where, planned, runtime)
         return {p.step.name: m | {"made_now": now} for p, m, now in steps}
 

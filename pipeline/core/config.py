@@ -9,7 +9,7 @@ import json
 import re
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.core.errors import RecipeError, did_you_mean
 
@@ -40,7 +40,7 @@ Tokens = Annotated[int, BeforeValidator(count)]
 """A number of tokens: `500B`, `12.5B`, `5M` or a plain integer (PyYAML reads `5e9` as text)."""
 Bytes = Annotated[int, BeforeValidator(count)]
 """A number of bytes, decimal units: `40M`, `1.5G`."""
-Share = Annotated[float, BeforeValidator(share)]
+Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
 """A fraction, `0.005` or `0.5%`."""
 
 

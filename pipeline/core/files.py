@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.core.errors import StageError
 from pipeline.core.schema import DOCUMENTS, VERDICT, digest
 from pipeline.core.store import Store, read_parquet
 
@@ -111,7 +112,7 @@ def _column(paths: Sequence[Path], name: str, rows: np.ndarray) -> pa.ChunkedArr
     for path in reversed(paths):
         if name in pq.read_schema(path).names:
             return _take(path, name, rows)
-    raise KeyError(f"no layer has a column {name!r}")
+    raise StageError(f"no step above makes a column {name!r}; check `files` and `by`")
 
 
 def _text(paths: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:

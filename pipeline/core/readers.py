@@ -6,10 +6,12 @@ large, a damaged archive member or a broken line becomes one row with its reason
 
 import gzip
 import json
+import lzma
 import os
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -17,6 +19,9 @@ from typing import Any
 
 from pipeline.core.errors import StageError
 from pipeline.core.sources import Entry, Repo, shown
+
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError)
+"""What damaged or truncated compressed data raises."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +64,7 @@ def _read_archive(repo: Repo, limit: int) -> Iterator[Raw]:
     where = repo.entries[0].where
     try:
         yield from (_read_zip if where.endswith(".zip") else _read_tar)(where, limit)
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        EOFError,
-        OSError,
-        gzip.BadGzipFile,
-        ValueError,
-    ) as e:
+    except (tarfile.TarError, zipfile.BadZipFile, ValueError, *BROKEN) as e:
         yield Raw(repo.name, repo.entries[0].path, None, "quarantine", f"damaged archive: {e}")
 
 
@@ -96,7 +94,7 @@ def _inflate(archive: zipfile.ZipFile, member: zipfile.ZipInfo, raw: Raw, limit:
     try:
         with archive.open(member) as f:
             data = f.read(limit + 1)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError) as e:
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, *BROKEN) as e:
         return Raw(raw.repo, raw.path, None, "quarantine", f"damaged member: {e}")
     if len(data) > limit:
         return Raw(raw.repo, raw.path, None, "too_large", "more bytes than its header says")
@@ -136,7 +134,8 @@ def _read_table(repo: Repo, limit: int) -> Iterator[Raw]:
             yield row
             continue
         text = row.get("text")
-        name, path = str(row.get("repo") or "."), str(row.get("path") or f"{entry.path}#{number}")
+        name = _clean(row.get("repo") or ".")
+        path = _clean(row.get("path") or f"{entry.path}#{number}")
         if not isinstance(text, str | bytes):
             yield Raw(
                 name, path, None, "quarantine", f"{entry.path} row {number}: text is {text!r}"[:300]
@@ -145,6 +144,11 @@ def _read_table(repo: Repo, limit: int) -> Iterator[Raw]:
             yield Raw(name, path, None, "too_large", f"{len(text)} bytes")
         else:
             yield Raw(name, path, text, row=row)
+
+
+def _clean(value: Any) -> str:
+    """A name as valid UTF-8: lone surrogates are shown as escapes."""
+    return str(value).encode("utf-8", "backslashreplace").decode()
 
 
 def _parquet_rows(entry: Entry, limit: int) -> Iterator[tuple[int, Any]]:
@@ -189,7 +193,7 @@ def _json_rows(entry: Entry, limit: int) -> Iterator[tuple[int, Any]]:
             for number, line in enumerate(_lines(f, 2 * limit + 65536)):
                 if line is None or line.strip():
                     yield number, _json_row(line, entry, number)
-        except (OSError, EOFError) as e:
+        except BROKEN as e:
             yield -1, Raw(".", entry.path, None, "quarantine", f"unreadable: {e}")
 
 

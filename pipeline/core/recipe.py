@@ -169,16 +169,27 @@ def _override(steps: dict[str, Any], text: str) -> None:
         )
     if name not in steps:
         raise RecipeError(f"{text}: no step {name!r}{did_you_mean(name, steps)}")
-    nested: Any = yaml.load(value, _Loader)
+    nested = _value(value)
     for part in reversed(key.split(".")):
         nested = {part: nested}
     _merge(steps[name], nested)
+
+
+def _value(text: str) -> Any:
+    """An override's value as YAML, or the words themselves where they are none (`*.parquet`)."""
+    try:
+        read = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+    return text if isinstance(read, str) and " #" in text else read
 
 
 def _resolve(steps: dict[str, Any], where: str) -> Iterator[Step]:
     above: list[str] = []
     for name, raw in steps.items():
         at = f"{where}: step {name}"
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name == "run":
+            raise RecipeError(f"{at}: a step's name is letters, digits, - and _, and not `run`")
         if not isinstance(raw, dict) or "use" not in raw:
             raise RecipeError(f"{at}: a step reads {{use: BOX, ...}}")
         module = box(str(raw["use"]), at)

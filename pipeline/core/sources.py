@@ -18,6 +18,8 @@ from pipeline.core.errors import RecipeError, did_you_mean
 from pipeline.core.languages import language_of
 from pipeline.core.schema import digest
 
+SKIPPED = frozenset([".git", ".hg", ".svn", "__pycache__"])
+"""Folders of tools, not of sources: not listed."""
 Kind = Literal["folder", "archive", "table", "stdlib", "installed"]
 _TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz")
 _ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".tar.xz", ".tar.bz2")
@@ -62,6 +64,7 @@ class Repo:
 
 def guess(text: str) -> Source:
     """The source that a bare path means, by its ending."""
+    text = os.path.expanduser(text)
     path = Path(text)
     if text in ("stdlib", "installed"):
         return Source(kind=text)  # type: ignore[arg-type]
@@ -148,11 +151,22 @@ def _folder(source: Source) -> Iterator[Repo]:
             f"source: {root} is a file; a folder of repositories is needed here "
             "(kind archive reads .tar.gz and .zip, kind table .parquet and .jsonl)"
         )
+    if (root / ".git").exists():  # itself a checkout, not a folder of them
+        entries, stamp = _walk(root)
+        yield _repo(source, root.parent.name, root.name, _licence_in(root), entries, stamp)
+        return
+    loose = [p for p in root.iterdir() if not p.is_dir() or p.is_symlink()]
+    if loose:
+        entries = [Entry(shown(p.name), p.lstat().st_size, str(p)) for p in loose]
+        stamps = sorted(f"{p.name!r} {p.lstat().st_mtime_ns}" for p in loose)
+        yield _repo(source, shown(root.name), ".", _licence_in(root), entries, digest(*stamps))
     for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.is_symlink():
+        if path.is_dir() and not path.is_symlink() and path.name not in SKIPPED:
             entries, stamp = _walk(path)
             if entries:
-                yield _repo(source, root.name, path.name, _licence_in(path), entries, stamp)
+                yield _repo(
+                    source, shown(root.name), shown(path.name), _licence_in(path), entries, stamp
+                )
 
 
 def _walk(root: Path) -> tuple[list[Entry], str]:
@@ -160,7 +174,7 @@ def _walk(root: Path) -> tuple[list[Entry], str]:
     entries, stamps = [], []
     for folder, folders, files in os.walk(root, followlinks=False):
         links = [f for f in folders if os.path.islink(os.path.join(folder, f))]
-        folders[:] = sorted(f for f in folders if f not in (".git", ".hg", ".svn", "__pycache__"))
+        folders[:] = sorted(f for f in folders if f not in SKIPPED)
         for name in sorted([*files, *links]):
             path = os.path.join(folder, name)
             info = os.lstat(path)
@@ -195,7 +209,7 @@ def _archive(source: Source) -> Iterator[Repo]:
 
 
 def _table(source: Source) -> Iterator[Repo]:
-    text = str(source.path)
+    text = os.path.expanduser(str(source.path))
     if "*" in text:
         base = (
             Path(text.split("*")[0]).parent

@@ -62,8 +62,11 @@ class Store:
         """A JSON file's content, or None when it is not there."""
         try:
             return json.loads(self.read(*parts))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError as e:
+            damaged = self.path(*parts)
+            raise StageError(f"{damaged} is damaged ({e}); delete it and run again") from e
 
     def list(self, *parts: str) -> list[str]:
         """Sorted names in a folder; empty when there is none."""

@@ -72,7 +72,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     out = Store(str(folder / "store"))
     planned = runner.plan(made, out, until="tokens")
     list(runner.run(made, out, planned, Runtime(0, lambda: None, print)))
-    runs.record(out, made, ["laptop"], ["corpus.share=25%"])
+    runs.record(out, made, runner.plan(made, out), ["laptop"], ["corpus.share=25%"])
     return out
 
 
@@ -124,6 +124,9 @@ def by_hand(
     store.replace(
         json.dumps({"stage": stage, "key": key}).encode(), "runs", "small", f"{name}.json"
     )
+    told = json.loads(store.read("runs", "small", "run.json"))
+    told["keys"][name] = key
+    store.replace(json.dumps(told).encode(), "runs", "small", "run.json")
     return key
 
 

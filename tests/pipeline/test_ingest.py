@@ -285,3 +285,35 @@ def test_a_source_that_is_not_there_says_so(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RecipeError, match=message):
         ingest(tmp_path, source)
+
+
+def test_two_sources_with_one_repository_name_are_refused(tmp_path: Path) -> None:
+    for side in ("a", "b"):
+        write(tmp_path / side / "src/app", {f"{side}.py": "x = 1\n"})
+    both = [str(tmp_path / "a/src"), str(tmp_path / "b/src")]
+    with pytest.raises(RecipeError, match="two sources hold a repository src/app"):
+        ingest(tmp_path, both)
+    rows, _, _ = ingest(tmp_path, [both[0], both[0]])
+    assert [r["path"] for r in rows] == ["a.py"]
+
+
+def test_a_single_checkout_is_one_repository_and_loose_files_are_accounted_for(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "mine", {"a.py": "x = 1\n", "pkg/b.py": "y = 2\n", ".git/HEAD": "ref"})
+    rows, ledger, _ = ingest(tmp_path, str(tmp_path / "mine"))
+    assert [(r["repo"], r["path"]) for r in rows] == [("mine", "a.py"), ("mine", "pkg/b.py")]
+    assert ledger == []
+    write(tmp_path / "many", {"top.py": "x = 1\n", "pkg/b.py": "y = 2\n"})
+    (tmp_path / "again").mkdir()
+    rows, _, counts = ingest(tmp_path / "again", str(tmp_path / "many"))
+    assert sorted((r["repo"], r["path"]) for r in rows) == [(".", "top.py"), ("pkg", "b.py")]
+    assert counts["in"] == 2
+
+
+def test_rows_with_impossible_numbers_and_names_are_read(tmp_path: Path) -> None:
+    row = {"content": "x = 1\n", "path": "a\ud800.py", "stars": float("inf"), "repo": "r"}
+    lines = [json.dumps(row), json.dumps(row | {"stars": 99999999999, "content": "y = 2\n"})]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    rows, _, _ = ingest(tmp_path, str(tmp_path / "a.jsonl"))
+    assert [(r["path"], r["stars"]) for r in rows] == [("a\\ud800.py", None)] * 2

@@ -193,3 +193,31 @@ def test_held_out_repositories_never_reach_the_batches(made: tuple[str, Path]) -
     )
     assert held
     assert not held & set(index["uid"].to_pylist())
+
+
+def doomed(table: pa.Table) -> pa.Table:
+    if len(table):
+        raise ValueError("no")
+    return verdicts(table["uid"], [], lines=pa.array([], pa.float32()))
+
+
+def test_where_every_row_fails_the_boxs_columns_are_there_all_the_same() -> None:
+    found = quarantined(doomed, pa.table({"uid": ["a", "b"]}))
+    assert found["rule"].to_pylist() == [QUARANTINE] * 2
+    assert found["lines"].to_pylist() == [None, None]
+
+
+def test_a_lost_layer_is_made_again_and_older_settings_are_not_shown(
+    source: Path, tmp_path: Path
+) -> None:
+    from cluster import runs
+
+    name = recipe_file(tmp_path / "small.yaml", curation(source))
+    first = run(name, tmp_path / "store", until="unique")
+    run(name, tmp_path / "store", "clean.max_line=900", until="clean")
+    listed = [e["step"] for e in runs.steps(Store(str(tmp_path / "store")), "small")]
+    assert listed == ["raw", "private", "clean"]
+    record = first["private"]["layers"][0]["shards"][0]
+    (tmp_path / "store" / record["file"]).unlink()
+    (tmp_path / "store/redact" / first["private"]["key"] / "manifest.json").unlink()
+    assert digests(run(name, tmp_path / "store", until="unique")) == digests(first)
