@@ -46,7 +46,7 @@ def _manifest(root: Path, pointer: dict[str, str]) -> dict[str, Any]:
 
 
 def _step(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Problems:
-    found = _hashes(root, manifest, checked)
+    found = [*_identity(manifest), *_hashes(root, manifest, checked)]
     if found or not manifest["rows"]:
         return found
     checked["steps"] += 1
@@ -57,6 +57,12 @@ def _step(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Prob
     if not lines and counted != told:
         lines.append(f"the manifest says {told}, its files say {counted}")
     return lines
+
+
+def _identity(manifest: dict[str, Any]) -> Problems:
+    text = json.dumps(manifest["identity"], sort_keys=True, separators=(",", ":"))
+    same = hashlib.sha256(text.encode()).hexdigest()[:12] == manifest["key"]
+    return [] if same else ["the manifest's settings and inputs are not those of its key"]
 
 
 def _hashes(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Problems:

@@ -79,6 +79,15 @@ def test_verify_names_the_row_that_disagrees(source: Path, tmp_path: Path) -> No
     assert f"row {at} of {path.name}" in found[0]
 
 
+def test_verify_sees_settings_that_are_not_the_keys(source: Path, tmp_path: Path) -> None:
+    name = recipe_file(tmp_path / "small.yaml", curation(source))
+    manifests = run(name, tmp_path / "store", until="raw")
+    path = tmp_path / "store/ingest" / manifests["raw"]["key"] / "manifest.json"
+    path.write_text(path.read_text().replace('"max_bytes": 8000000', '"max_bytes": 9000000'))
+    found, _ = problems(Store(str(tmp_path / "store")), "small")
+    assert found == ["raw: the manifest's settings and inputs are not those of its key"]
+
+
 def test_a_second_run_makes_nothing(made: tuple[str, Path]) -> None:
     assert not any(m["made_now"] for m in run(*made).values())
 
