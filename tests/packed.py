@@ -1,5 +1,6 @@
 """Packed training data for tests: token files with a pattern to learn, and the index over them."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +37,9 @@ def packed(folder: Path, documents: int = 40, infill: float = 0.5) -> tuple[pa.T
     for shard, path in enumerate(files):
         mine = np.arange(shard, documents, 2)
         starts[mine] = np.cumsum(lengths[mine]) - lengths[mine]
-        path.write_bytes(b"".join(texts[i].tobytes() for i in mine))
+        half = path.with_suffix(f".{os.getpid()}")  # several processes make the same files at once
+        half.write_bytes(b"".join(texts[i].tobytes() for i in mine))
+        half.replace(path)
     pieces = lay(lengths, LENGTH, infill, rng)
     index = {
         "sequence": pieces.sequence,
