@@ -102,7 +102,7 @@ def data_card(cfg: Config, files: Files, job: Job) -> str:
     """What the model was trained on: documents, repositories and licences by language."""
     table = [
         t.drop_columns(["row", "uid"])
-        for t in job.collect(files, _same, ["language", "repo", "licence", "bytes"])
+        for t in job.collect(files, None, ["language", "repo", "licence", "bytes"])
     ]
     rows = [r for t in table for r in t.to_pylist()]
     by_language: dict[str, list[int]] = {}
@@ -128,10 +128,6 @@ def data_card(cfg: Config, files: Files, job: Job) -> str:
             "",
         ]
     )
-
-
-def _same(table: Any) -> Any:
-    return table
 
 
 def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:

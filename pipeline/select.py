@@ -30,7 +30,7 @@ class Config:
 
 def run(files: Files, cfg: Config, job: Job) -> None:
     names = ["language", "length"] + ([cfg.by] if cfg.by != "random" else [])
-    tables = job.collect(files, _same, names)
+    tables = job.collect(files, None, names)
     table = pa.concat_tables(tables)
     languages = table["language"].to_numpy().astype(str)
     ranked = rank(table, cfg)
@@ -41,10 +41,6 @@ def run(files: Files, cfg: Config, job: Job) -> None:
     )
     job.facts["languages"] = _mix(languages[kept], table["length"].to_numpy()[kept])
     job.facts["tokens"] = int(table["length"].to_numpy()[kept].sum())
-
-
-def _same(table: pa.Table) -> pa.Table:
-    return table
 
 
 def rank(table: pa.Table, cfg: Config) -> NDArray[np.int64]:

@@ -27,7 +27,7 @@ def run(files: Files, tokenizer: Artifact, cfg: Config, job: Job) -> None:
     dtype = "uint16" if tokenizer.facts["size"] <= 2**16 else "uint32"
     judge = partial(encode, tokenizer=path, dtype=dtype)
     out = job.layer(files, judge, ["text"], kind="tokens", sidecar=("ids", dtype))
-    lengths = [np.sum(t["length"].to_numpy()) for t in job.collect(out, keep, ["length"])]
+    lengths = [np.sum(t["length"].to_numpy()) for t in job.collect(out, None, ["length"])]
     job.facts |= {
         "tokens": int(sum(lengths)),
         "dtype": dtype,
@@ -40,10 +40,6 @@ def encode(table: pa.Table, tokenizer: str, dtype: str) -> pa.Table:
     found = [e.ids for e in _load(tokenizer).encode_batch_fast(table["text"].to_pylist())]
     ids = pa.array(found, pa.list_(pa.from_numpy_dtype(np.dtype(dtype))))
     return verdicts(table["uid"], [None] * len(found), ids=ids)
-
-
-def keep(table: pa.Table) -> pa.Table:
-    return table
 
 
 @cache

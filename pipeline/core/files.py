@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.core.errors import StageError
-from pipeline.core.schema import DOCUMENTS, VERDICT, digest
+from pipeline.core.schema import VERDICT, digest
 from pipeline.core.store import Store, read_parquet
 
 
@@ -168,7 +168,3 @@ def verdicts(
         "evidence": pa.array(evidence if evidence is not None else [None] * n, pa.string()),
     }
     return pa.table({**table, **columns})
-
-
-def empty_documents() -> pa.Table:
-    return DOCUMENTS.empty_table()

@@ -66,13 +66,11 @@ class Job:
         *,
         kind: str = "verdict",
         identity: Any = None,
-        side: str | None = None,
         sidecar: tuple[str, str] | None = None,
     ) -> Files:
         """Lay `judge(kept rows with columns)` over every shard; returns the files with it on top.
 
         identity: what the layer depends on beside its input shard (the step's own by default).
-        side: judge the rows dropped under this rule instead (their verdict stays).
         sidecar: (column, dtype): write that list column's values to a flat binary file and keep
         `start` and `length` (in values) in its place.
         """
@@ -82,7 +80,7 @@ class Job:
         names = {s.name: f"{s.name}-{digest(what, s.fingerprint)[:12]}" for s in files.shards}
         done = {s.name: self._done(names[s.name]) for s in files.shards}
         todo = [s for s in files.shards if done[s.name] is None]
-        work = partial(_layer, self.store, self.stage, judge, list(columns), side, sidecar)
+        work = partial(_layer, self.store, self.stage, judge, list(columns), sidecar)
         items = [{"shard": s, "name": names[s.name]} for s in todo]
         for record in self._fan_out(work, items, sum(s.rows for s in todo)):
             done[record["shard"]] = record
@@ -116,9 +114,14 @@ class Job:
         return Files(self.store, self.step, tuple(shards))
 
     def collect(
-        self, files: Files, measure: Judge, columns: Sequence[str], side: str | None = None
+        self,
+        files: Files,
+        measure: Judge | None,
+        columns: Sequence[str],
+        side: str | None = None,
     ) -> list[pa.Table]:
-        """`measure(kept rows)` of every shard, in shard order, in this process's memory."""
+        """`measure(kept rows)` of every shard (None: the rows as they are), in shard order, in this
+        process's memory. side: the rows dropped under this rule instead."""
         work = partial(_collect, self.store, measure, list(columns), side)
         items = [{"shard": s, "name": s.name} for s in files.shards]
         rows = self._fan_out(work, items, sum(s.rows for s in files.shards))
@@ -207,12 +210,11 @@ def _layer(
     stage: str,
     judge: Judge,
     columns: list[str],
-    side: str | None,
     sidecar: tuple[str, str] | None,
     item: dict[str, Any],
 ) -> dict[str, Any]:
     shard: Shard = item["shard"]
-    table = read_shard(store, shard, columns, side)
+    table = read_shard(store, shard, columns)
     found = quarantined(judge, table.drop_columns(["row"]))
     return _commit_layer(store, stage, shard, item["name"], found, table["row"].to_numpy(), sidecar)
 
@@ -281,9 +283,10 @@ def _documents(
 
 
 def _collect(
-    store: Store, measure: Judge, columns: list[str], side: str | None, item: dict[str, Any]
+    store: Store, measure: Judge | None, columns: list[str], side: str | None, item: dict[str, Any]
 ) -> dict[str, Any]:
-    table = measure(read_shard(store, item["shard"], columns, side))
+    table = read_shard(store, item["shard"], columns, side)
+    table = measure(table) if measure else table
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

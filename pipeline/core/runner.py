@@ -159,9 +159,9 @@ def _why(recipe: Recipe, store: Store, step: Step, identity: dict[str, Any]) -> 
 def _flat(identity: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     out: dict[str, Any] = {}
     for key, value in identity.items():
-        name = key if key in ("settings", "inputs") and not prefix else f"{prefix}{key}"
+        name = f"{prefix}{key}"
         deeper = "" if name in ("settings", "inputs") else f"{name}."
-        out |= _flat(value, deeper or " "[:0]) if isinstance(value, dict) else {name: value}
+        out |= _flat(value, deeper) if isinstance(value, dict) else {name: value}
     return out
 
 
