@@ -11,16 +11,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.core.arrays import flat
 from pipeline.core.config import Share, config
 from pipeline.core.errors import StageError
 from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
 from pipeline.core.schema import digest
-from pipeline.kernels import shingles
 
-VERSION = 1
+VERSION = 2
 BANDS, ROWS = 32, 4
 """LSH shape of the near-copy search: 128 permutations, candidates from J of about 0.42 (ours)."""
+
+BUCKET = 256
+"""In a larger LSH bucket, files are compared with this many held-out ones only (ours)."""
 
 
 @config
@@ -31,6 +34,14 @@ class Config:
     """Training files this similar (estimated Jaccard, word 5-grams) to a held-out one leave (ours)."""
     seed: int = 0
     """Another seed holds out other repositories."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or self.seed < 0:
+            raise ValueError(
+                f"share is {self.share} (above 0, below 1), seed {self.seed} (0 or more)"
+            )
+        if not 0.3 <= self.near <= 1:
+            raise ValueError(f"near is {self.near}: a similarity, 0.3 to 1")
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
@@ -50,13 +61,14 @@ def run(files: Files, cfg: Config, job: Job) -> None:
 
 
 def sketch(table: pa.Table, seed: int) -> pa.Table:
-    a, b = shingles.permutations(BANDS * ROWS, seed)
-    rows = [
-        shingles.minhash(shingles.shingles(t.encode(), 5), a, b).tobytes()
-        for t in table["text"].to_pylist()
-    ]
-    signed = pa.array(rows, pa.binary(4 * BANDS * ROWS))
-    return table.drop_columns(["text"]).append_column("signature", signed)
+    """Each document's sketch (128 bytes), and whether it has any words to be like another by."""
+    from pipeline.kernels import shingles
+
+    data, offsets = flat(table["text"])
+    found = shingles.sketches(data, offsets, 5, *shingles.permutations(BANDS * ROWS, seed))
+    signed = pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), BANDS * ROWS)
+    out = table.drop_columns(["text"]).append_column("sketch", signed)
+    return out.append_column("words", pa.array(shingles.has_words(data, offsets)))
 
 
 def chosen(table: pa.Table, cfg: Config) -> set[str]:
@@ -77,14 +89,28 @@ def chosen(table: pa.Table, cfg: Config) -> set[str]:
 
 def near_copies(table: pa.Table, held: NDArray[np.bool_], threshold: float) -> NDArray[np.bool_]:
     """Rows of the training side whose similarity to some held-out row reaches the threshold."""
-    signatures = np.frombuffer(b"".join(table["signature"].to_pylist()), np.uint32)
-    signatures = signatures.reshape(len(table), -1)
-    found = shingles.pairs(shingles.bands(signatures, BANDS, ROWS), 10**9)
-    across = found[held[found[:, 0]] != held[found[:, 1]]]
-    similar = shingles.similarity(signatures[across[:, 0]], signatures[across[:, 1]]) >= threshold
+    from pipeline.kernels import neighbours
+
+    length = BANDS * ROWS
+    sketches = table["sketch"].combine_chunks().flatten().to_numpy().reshape(-1, length)
+    words, uids = np.asarray(table["words"]), table["uid"].to_numpy().astype(str)
+    order = np.lexsort([uids, ~held])
+    order = order[words[order]].astype(np.uint32)
+    least = neighbours.agreeing(threshold, length)
+    pair, _ = neighbours.pairs(
+        sketches,
+        order,
+        range(BANDS),
+        ROWS,
+        least=least,
+        sure=length + 1,
+        cap=BUCKET,
+        fixed=int(held[order].sum()),
+        inside=False,
+    )
     near = np.zeros(len(table), bool)
-    near[across[similar].ravel()] = True
-    return near & ~held
+    near[order[neighbours.split(pair)[1]]] = True
+    return near
 
 
 def decide(table: pa.Table, held: NDArray[np.bool_], near: NDArray[np.bool_]) -> pa.Table:

@@ -5,6 +5,7 @@ exercise-like files, signature and docstring first, then the solution. The paper
 model asked for whole problem-solving files. Knows nothing of benchmarks: decontaminate follows.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
 
@@ -46,7 +47,9 @@ def run(seeds: Files, cfg: Config, job: Job) -> None:
     job.facts["text_bytes"] = sum(r["text_bytes"] for r in job.base or [])
 
 
-def documents(item: dict[str, Any], store: Store, cfg: Config) -> tuple[pa.Table, pa.Table]:
+def documents(
+    item: dict[str, Any], store: Store, cfg: Config
+) -> Iterator[tuple[pa.Table, pa.Table]]:
     """One shard of seeds: the files written from them, and the seeds that gave none."""
     seeds = read_shard(
         store, item["shard"], ["repo", "path", "language", "licence", "text"]
@@ -64,9 +67,8 @@ def documents(item: dict[str, Any], store: Store, cfg: Config) -> tuple[pa.Table
                 "evidence": seed["uid"],
             }
             ledger.append(told)
-    return pa.Table.from_pylist(list(rows.values()), DOCUMENTS), pa.Table.from_pylist(
-        ledger, LEDGER
-    )
+    made = pa.Table.from_pylist(list(rows.values()), DOCUMENTS)
+    yield made, pa.Table.from_pylist(ledger, LEDGER)
 
 
 def write(seed: dict[str, Any], cfg: Config) -> list[dict[str, Any]]:

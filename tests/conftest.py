@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from cluster.start import connect, setup_env
 
@@ -17,3 +18,7 @@ def ray_local() -> Iterator[None]:
     import ray
 
     ray.shutdown()
+
+# A kernel's first call compiles it, and machines differ: no test here is about time.
+settings.register_profile("icefloe", deadline=None)
+settings.load_profile("icefloe")

@@ -1,13 +1,17 @@
 """Runs recipes in tests the way the command does, without Ray unless asked."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipeline.core import recipe, runner
-from pipeline.core.store import Store
+from pipeline.core.files import Files
+from pipeline.core.job import Job
+from pipeline.core.schema import DOCUMENTS, LEDGER, digest, uid
+from pipeline.core.store import Store, read_parquet
 
 Manifests = dict[str, dict[str, Any]]
 
@@ -45,6 +49,52 @@ def _launch(job: Any, processes: int) -> Any:
     from cluster.train import launch
 
     return launch(job, processes)
+
+
+def bare_job(store: Store, stage: str, key: str = "k", workers: int = 0) -> Job:
+    """A box's job without a recipe around it."""
+    return Job(store, stage, stage, 1, key, {}, workers, 1, lambda: None, lambda *_: None)
+
+
+def stored(rows: list[dict[str, Any]], store: Store, shards: int = 1) -> Files:
+    """Documents as ingest leaves them; a row needs `text`, the rest is filled in."""
+    made = [_document(number, row) for number, row in enumerate(rows)]
+    items = [
+        {
+            "name": f"part-{n}",
+            "fingerprint": digest(*(r["uid"] for r in made[n::shards])),
+            "made": made[n::shards],
+        }
+        for n in range(shards)
+    ]
+    return bare_job(store, "ingest").documents(items, _stored)
+
+
+def _document(number: int, row: dict[str, Any]) -> dict[str, Any]:
+    content = digest(row["text"])
+    filled = {
+        "source": "test",
+        "repo": "repo",
+        "path": f"f{number}.py",
+        "language": "Python",
+        "content": content,
+        "bytes": len(row["text"].encode()),
+    } | row
+    return {"uid": uid(filled["source"], filled["repo"], filled["path"], content), **filled}
+
+
+def _stored(item: dict[str, Any]) -> Iterator[tuple[pa.Table, pa.Table]]:
+    yield pa.Table.from_pylist(item["made"], DOCUMENTS), pa.Table.from_pylist([], LEDGER)
+
+
+def verdicts_of(job: Job) -> dict[str, dict[str, Any]]:
+    """uid -> the row of the job's last layer."""
+    records = job.layers[-1]["shards"]
+    return {
+        r["uid"]: r
+        for record in records
+        for r in read_parquet(job.store.local(record["file"])).to_pylist()
+    }
 
 
 def whole(source: Path) -> dict[str, Any]:

@@ -78,12 +78,18 @@ def read_shard(
 ) -> pa.Table:
     """See `Files.read`."""
     paths = [store.local(layer.file) for layer in shard.layers]
-    verdicts = [read_parquet(p, ["keep", "rule"]) for p in paths[1:]]
-    rows = np.flatnonzero(mask(shard.rows, verdicts, side))
-    out = {"row": pa.array(rows, pa.int64()), "uid": _take(paths[0], "uid", rows)}
-    for name in columns:
-        out[name] = _text(paths, rows) if name == "text" else _column(paths, name, rows)
-    return pa.table(out)
+    needed = ["keep"] if side is None else ["keep", "rule"]
+    rows = np.flatnonzero(mask(shard.rows, [read_parquet(p, needed) for p in paths[1:]], side))
+    homes = {name: _home(paths, name) for name in ("uid", *columns)}
+    out = {"row": pa.array(rows, pa.int64())}
+    for path in dict.fromkeys(homes.values()):
+        names = [name for name, home in homes.items() if home == path]
+        read = read_parquet(path, names)
+        read = read if len(rows) == shard.rows else read.take(pa.array(rows))
+        out |= {name: read[name] for name in names}
+    if "text" in columns:
+        out["text"] = _with_edits(out["text"], paths, rows)
+    return pa.table({name: out[name] for name in ("row", "uid", *columns)})
 
 
 def mask(rows: int, verdicts: Sequence[pa.Table], side: str | None = None) -> np.ndarray:
@@ -104,31 +110,33 @@ def _words(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(column, pa.string())
 
 
-def _take(path: Path, name: str, rows: np.ndarray) -> pa.ChunkedArray:
-    return read_parquet(path, [name])[name].take(pa.array(rows))
-
-
-def _column(paths: Sequence[Path], name: str, rows: np.ndarray) -> pa.ChunkedArray:
+def _home(paths: Sequence[Path], name: str) -> Path:
+    """The newest layer's file that has a column; `uid` and `text` are the base's."""
+    if name in ("uid", "text"):
+        return paths[0]
     for path in reversed(paths):
         if name in pq.read_schema(path).names:
-            return _take(path, name, rows)
+            return path
     raise StageError(f"no step above makes a column {name!r}; check `files` and `by`")
 
 
-def _text(paths: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
-    text = _take(paths[0], "text", rows)
+def _with_edits(text: pa.ChunkedArray, paths: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
     for path in paths[1:]:
         if "edits" in pq.read_schema(path).names:
-            text = edited(text, _take(path, "edits", rows))
+            text = edited(text, read_parquet(path, ["edits"])["edits"].take(pa.array(rows)))
     return text
 
 
-def edited(text: pa.ChunkedArray, edits: pa.ChunkedArray) -> pa.ChunkedArray:
+def edited(text: pa.ChunkedArray, edits: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:
     """Apply each row's edits (byte offsets, ascending) to its text."""
-    if pc.sum(pc.list_value_length(edits)).as_py() in (0, None):
+    there = pc.fill_null(pc.greater(pc.list_value_length(edits), 0), False)
+    pairs = zip(text.filter(there).to_pylist(), edits.filter(there).to_pylist(), strict=True)
+    changed = [apply_edits(t, e) for t, e in pairs]
+    if not changed:
         return text
-    pairs = zip(text.to_pylist(), edits.to_pylist(), strict=True)
-    return pa.chunked_array([pa.array([apply_edits(t, e) for t, e in pairs], pa.large_string())])
+    if isinstance(there, pa.ChunkedArray):
+        there = there.combine_chunks()
+    return pc.replace_with_mask(text, there, pa.array(changed, text.type))
 
 
 def apply_edits(text: str, edits: Sequence[dict[str, Any]] | None) -> str:
@@ -144,10 +152,12 @@ def apply_edits(text: str, edits: Sequence[dict[str, Any]] | None) -> str:
 
 def scatter(found: pa.Table, at: np.ndarray, uids: pa.ChunkedArray) -> pa.Table:
     """Spread a verdict table over the whole shard: rows not in `at` get nulls (not judged)."""
-    where = np.full(len(uids), -1, np.int64)
-    where[at] = np.arange(len(at))
-    index = pa.array(where, pa.int64(), mask=where < 0)
-    columns = {name: found[name].take(index) for name in found.column_names if name != "uid"}
+    columns = {name: found[name] for name in found.column_names if name != "uid"}
+    if len(at) < len(uids):
+        where = np.full(len(uids), -1, np.int64)
+        where[at] = np.arange(len(at))
+        index = pa.array(where, pa.int64(), mask=where < 0)
+        columns = {name: column.take(index) for name, column in columns.items()}
     return pa.table({"uid": uids.combine_chunks(), **columns})
 
 

@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.core.config import canonical, plain
 from pipeline.core.errors import IcefloeError, StageError
@@ -32,6 +34,8 @@ SMALL = 100
 
 Judge = Callable[[pa.Table], pa.Table]
 """A box's function on one shard: kept rows in, the same rows with verdict and own columns out."""
+Make = Callable[[Any], Iterator[tuple[pa.Table, pa.Table]]]
+"""A box's function on one item: its documents and ledger in parts, each of which becomes a shard."""
 
 
 @dataclass
@@ -67,12 +71,14 @@ class Job:
         kind: str = "verdict",
         identity: Any = None,
         sidecar: tuple[str, str] | None = None,
+        own: bool = True,
     ) -> Files:
         """Lay `judge(kept rows with columns)` over every shard; returns the files with it on top.
 
         identity: what the layer depends on beside its input shard (the step's own by default).
         sidecar: (column, dtype): write that list column's values to a flat binary file and keep
         `start` and `length` (in values) in its place.
+        own: False for a layer over another step's files, which is no part of this artifact.
         """
         what = digest(
             self.stage, str(self.version), kind, canonical(plain(self._identity(identity)))
@@ -85,7 +91,7 @@ class Job:
         for record in self._fan_out(work, items, sum(s.rows for s in todo)):
             done[record["shard"]] = record
         self.kept_shards += len(files.shards) - len(todo)
-        return self._add(files, kind, [done[s.name] or {} for s in files.shards])
+        return self._add(files, kind, [done[s.name] or {} for s in files.shards], own)
 
     def write(self, files: Files, tables: Iterable[pa.Table], kind: str = "verdict") -> Files:
         """Lay ready verdict tables (one a shard: the kept rows, with `row`) over the files."""
@@ -95,8 +101,8 @@ class Job:
             records.append(_commit_layer(self.store, self.stage, shard, None, found, at, None))
         return self._add(files, kind, records)
 
-    def documents(self, items: Sequence[dict[str, Any]], make: Callable[[Any], Any]) -> Files:
-        """Make base shards: `make(item)` gives (documents, ledger of rows not taken), see ingest.
+    def documents(self, items: Sequence[dict[str, Any]], make: Make) -> Files:
+        """Make base shards: `make(item)` yields (documents, ledger of rows not taken), each a shard.
 
         An item needs `name` (readable) and `fingerprint` (what its rows depend on).
         """
@@ -106,10 +112,11 @@ class Job:
         done = {n: self._done(f) for n, f in names.items()}
         todo = [i | {"file": names[i["name"]]} for i in items if done[i["name"]] is None]
         work = partial(_documents, self.store, self.stage, self.step, make)
-        for record in self._fan_out(work, todo, sum(i.get("rows", SMALL + 1) for i in todo)):
-            done[record["item"]] = record
+        for made in self._fan_out(work, todo, sum(i.get("rows", SMALL + 1) for i in todo)):
+            done[made["item"]] = made
         self.kept_shards += len(items) - len(todo)
-        self.base = sorted((r for r in done.values() if r), key=lambda r: str(r["name"]))
+        parts = [part for made in done.values() if made for part in made["parts"]]
+        self.base = sorted(parts, key=lambda r: str(r["name"]))
         shards = [base_shard(self.step, record) for record in self.base if record["rows"]]
         return Files(self.store, self.step, tuple(shards))
 
@@ -127,17 +134,40 @@ class Job:
         rows = self._fan_out(work, items, sum(s.rows for s in files.shards))
         return [pa.ipc.open_stream(row["table"]).read_all() for row in rows]
 
+    def each(
+        self,
+        work: Callable[[dict[str, Any]], dict[str, Any]],
+        items: Sequence[dict[str, Any]],
+        rows: int,
+    ) -> Iterator[dict[str, Any]]:
+        """`work` on each item, results in their order. rows: about how much work it is in all."""
+        return self._fan_out(work, list(items), rows)
+
+    @contextmanager
+    def scratch(self) -> Iterator[str]:
+        """The store folder of this attempt's working files; emptied when the block ends well.
+
+        What a killed attempt left there is what the next one would write: it is used again.
+        """
+        folder = f"{self.stage}/scratch/{self.key}"
+        yield folder
+        self.store.remove(folder)
+
     def _done(self, name: str) -> dict[str, Any] | None:
         """The record of a shard made before, if every file it names is still there."""
         record = self.store.load(self.stage, "shards", f"{name}.json")
-        files = [record[k] for k in ("file", "sidecar", "ledger") if k in record] if record else []
-        return record if record and all(self.store.exists(f) for f in files) else None
+        parts = record.get("parts", [record]) if record else []
+        files = [part[k] for part in parts for k in ("file", "sidecar", "ledger") if k in part]
+        return record if record and all(map(self.store.exists, files)) else None
 
     def _identity(self, given: Any) -> Any:
         return self.identity if given is None else given
 
-    def _add(self, files: Files, kind: str, records: Sequence[dict[str, Any]]) -> Files:
-        self.layers.append({"kind": kind, "shards": list(records)})
+    def _add(
+        self, files: Files, kind: str, records: Sequence[dict[str, Any]], own: bool = True
+    ) -> Files:
+        if own:
+            self.layers.append({"kind": kind, "shards": list(records)})
         tops = [
             s.top(_as_layer(self.step, kind, r)) for s, r in zip(files.shards, records, strict=True)
         ]
@@ -237,7 +267,7 @@ def _commit_layer(
     data = parquet_bytes(scatter(found, at, uids))
     name = name or f"{shard.name}-{sha256(data)[:12]}"
     if sidecar:
-        suffix = {"uint16": "u16", "uint32": "u32"}[sidecar[1]]
+        suffix = {"uint8": "u8", "uint16": "u16", "uint32": "u32"}[sidecar[1]]
         record |= {"sidecar": f"{stage}/shards/{name}.{suffix}", "sidecar_sha256": sha256(flat)}
         store.create(flat, record["sidecar"])
     record |= {"file": f"{stage}/shards/{name}.parquet", "sha256": sha256(data)}
@@ -249,24 +279,37 @@ def _commit_layer(
 
 def _flatten(found: pa.Table, column: str, dtype: str) -> tuple[pa.Table, bytes]:
     """Move a list column's values into one flat array; `start` and `length` stay behind."""
-    lists = found[column].to_pylist() if column in found.column_names else [None] * len(found)
-    lengths = np.array([len(v or ()) for v in lists], np.int64)
-    flat = np.concatenate([np.asarray(v or (), dtype) for v in lists] or [np.empty(0, dtype)])
-    starts = np.cumsum(lengths) - lengths
+    if column in found.column_names:
+        lists = found[column].combine_chunks()
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy().astype(np.int64)
+        flat = lists.flatten().to_numpy(zero_copy_only=False)
+    else:
+        lengths, flat = np.zeros(len(found), np.int64), np.empty(0)
     rest = [name for name in found.column_names if name != column]
-    out = found.select(rest).append_column("start", pa.array(starts))
-    return out.append_column("length", pa.array(lengths)), flat.astype(dtype).tobytes()
+    out = found.select(rest).append_column("start", pa.array(np.cumsum(lengths) - lengths))
+    return out.append_column("length", pa.array(lengths)), flat.astype(dtype, copy=False).tobytes()
 
 
 def _documents(
-    store: Store, stage: str, step: str, make: Callable[[Any], Any], item: dict[str, Any]
+    store: Store, stage: str, step: str, make: Make, item: dict[str, Any]
 ) -> dict[str, Any]:
-    documents, ledger = make(item)
+    parts = []
+    for number, (documents, ledger) in enumerate(make(item)):
+        suffix = f".{number}" if number else ""
+        base = f"{stage}/shards/{item['file']}{suffix}"
+        parts.append(_commit_part(store, base, item["name"] + suffix, documents, ledger))
+    record = {"item": item["name"], "parts": parts}
+    store.create(json.dumps(record).encode(), stage, "shards", f"{item['file']}.json")
+    return record
+
+
+def _commit_part(
+    store: Store, base: str, name: str, documents: pa.Table, ledger: pa.Table
+) -> dict[str, Any]:
     data, missed = parquet_bytes(documents), parquet_bytes(ledger)
-    base = f"{stage}/shards/{item['file']}"
-    record = {
-        "item": item["name"],
-        "name": f"{item['name']}-{sha256(data)[:8]}",
+    record: dict[str, Any] = {
+        "item": name,
+        "name": f"{name}-{sha256(data)[:8]}",
         "rows": len(documents),
         "file": f"{base}.parquet",
         "sha256": sha256(data),
@@ -278,7 +321,6 @@ def _documents(
     }
     store.create(data, record["file"])
     store.create(missed, record["ledger"])
-    store.create(json.dumps(record).encode(), f"{base}.json")
     return record
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,13 +84,27 @@ class Store:
             return False
         return True
 
+    def gather(self, chunks: Iterable[bytes], *parts: str) -> None:
+        """Write a file from pieces, all or nothing, never holding more than one of them."""
+        if self.is_local:
+            target = Path(self.path(*parts))
+            os.replace(_temporary(target, chunks), target)
+            return
+        with self._fs[0].open(self.path(*parts), "wb") as f:
+            f.writelines(chunks)
+
+    def remove(self, *parts: str) -> None:
+        """Delete a folder and what is in it; nothing happens when there is none."""
+        if self.exists(*parts):
+            self._fs[0].rm(self.path(*parts), recursive=True)
+
     def replace(self, data: bytes, *parts: str) -> None:
         """Write a pointer: the new content or the old one is there at any moment."""
         if not self.is_local:
             self._fs[0].pipe_file(self.path(*parts), data)
             return
         target = Path(self.path(*parts))
-        os.replace(_temporary(target, data), target)
+        os.replace(_temporary(target, [data]), target)
 
     def local(self, *parts: str) -> Path:
         """A path on this machine with the file's (or folder's) content; remote ones are cached."""
@@ -166,13 +180,13 @@ def guard(path: Path | str) -> Iterator[None]:
         raise
 
 
-def _temporary(target: Path, data: bytes) -> Path:
+def _temporary(target: Path, chunks: Iterable[bytes]) -> Path:
     half = target.with_name(f"{target.name}.{os.getpid()}.tmp")
     with guard(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(half, "wb") as f:
-                f.write(data)
+                f.writelines(chunks)
                 f.flush()
                 os.fsync(f.fileno())
         except OSError:
@@ -182,7 +196,7 @@ def _temporary(target: Path, data: bytes) -> Path:
 
 
 def _create_local(target: Path, data: bytes) -> bool:
-    half = _temporary(target, data)
+    half = _temporary(target, [data])
     try:
         os.link(half, target)
     except FileExistsError:
@@ -192,10 +206,15 @@ def _create_local(target: Path, data: bytes) -> bool:
     return True
 
 
+ROW_GROUP = 16_000_000
+"""Bytes of a table in one row group: what a streaming reader has to hold at once (ours)."""
+
+
 def parquet_bytes(table: pa.Table) -> bytes:
     """`table` as Parquet: zstd, page checksums (a flipped bit is an error, not other data)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    rows = max(1, len(table) * ROW_GROUP // max(table.nbytes, ROW_GROUP))
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True, row_group_size=rows)
     return bytes(sink.getvalue())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import decontaminate, dedup, filter, holdout, pack, redact, select
+from pipeline import decontaminate, filter, holdout, pack, redact, select
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import apply_edits
 from pipeline.core.licences import from_metadata, from_text, permissive
@@ -95,40 +95,6 @@ def body(seed: int, lines: int = 60) -> list[str]:
         f"value_{a} = compute(first_{b}, second_{c})"
         for a, b, c in rng.integers(0, 500, (lines, 3))
     ]
-
-
-def keepers(table: pa.Table, **settings: object) -> tuple[list[int], list[float]]:
-    cfg = dedup.Config(**settings)  # type: ignore[arg-type]
-    made = dedup.sketch(table, cfg)
-    order = dedup.preference(made, cfg.keep)
-    keeper, value = dedup.keepers(dedup._signatures(made), made["content"].to_numpy(), order, cfg)
-    return keeper.tolist(), value.tolist()
-
-
-def test_dedup_keeps_the_wanted_twin_and_says_how_alike() -> None:
-    one, other = body(1), body(2)
-    near = [*one[:57], "changed = True", "also = False"]
-    texts = ["\n".join(x) for x in (one, other, near, one)]
-    keeper, value = keepers(documents(texts, licence=[None, "MIT", None, "MIT"]))
-    assert keeper == [3, -1, 3, -1]
-    assert value[0] == 1.0
-    assert 0.7 <= value[2] < 1.0
-    assert keepers(documents(texts, stars=[0, 0, 9, 0]))[0] == [2, -1, -1, 2]
-
-
-def test_a_chain_does_not_wipe_out_a_family() -> None:
-    """Each next file shares 5/6 with the one before; first and last share nothing."""
-    lines = body(3, 240)
-    texts = ["\n".join(lines[i * 10 : i * 10 + 60]) for i in range(18)]
-    keeper, value = keepers(documents(texts))
-    assert sum(k < 0 for k in keeper) >= 5
-    assert all(keeper[k] < 0 for k in keeper if k >= 0)
-    assert min(v for v in value if v == v) >= 0.7
-
-
-def test_texts_without_words_are_not_all_one_file() -> None:
-    keeper, _ = keepers(documents(["+ - *", "{ } ;", "+ - *"]))
-    assert keeper == [-1, 0, 0] or keeper == [-1, -1, 0]
 
 
 def test_licences_are_recognised_and_judged() -> None:
