@@ -189,6 +189,33 @@ def explain(
 
 
 @cli.command()
+def sample(
+    step: Annotated[str, typer.Argument(help="A step of the run.")],
+    dropped: Annotated[bool, typer.Option("--dropped", help="Only what it dropped.")] = False,
+    kept: Annotated[bool, typer.Option("--kept", help="Only what it kept.")] = False,
+    rule: Annotated[str | None, typer.Option(help="Only what this rule dropped.")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="Files of each side.")] = 5,
+    seed: Annotated[int, typer.Option(help="Another seed shows other files.")] = 0,
+    run: Annotated[str | None, typer.Option(help="A run; the latest if left out.")] = None,
+    store: StoreUri = "store",
+    as_json: AsJson = False,
+) -> None:
+    """Show files that a step kept beside files that it dropped, near copies as differences.
+
+    Examples: icefloe sample clean; icefloe sample unique --dropped --rule near -n 20
+    """
+    from cluster import look
+
+    found = runs.artifact(Store(store), runs.named(Store(store), run), step)
+    left = look.kept(found, n, seed) if not dropped else []
+    right = look.dropped(found, n, rule, seed) if not kept else []
+    if as_json:
+        out.print_json(data=look.as_data(left, right))
+    else:
+        look.tell(left, right, out)
+
+
+@cli.command()
 def verify(run: RunName = None, store: StoreUri = "store", as_json: AsJson = False) -> None:
     """Recount every step from the files alone, and check every hash.
 

@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from cluster import findings, runs
+from cluster import findings, look, runs
 from cluster.findings import Entry
 from cluster.start import cores
 from pipeline.core.store import Store
@@ -51,6 +51,8 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         results=findings.results(findings.made(steps, "evaluate")),
         funnel=findings.funnel(steps),
         tokens=next((s.facts["tokens"] for s in findings.made(steps, "tokenize")), None),
+        looks=look.sections([(s.name, s.artifact) for s in steps if s.artifact]),
+        said=look.said,
         quality=findings.quality(steps),
         phases=findings.phases(findings.made(steps, "train")),
         mix=findings.mix(findings.made(steps, "tokenize")),

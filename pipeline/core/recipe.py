@@ -26,7 +26,20 @@ RECIPES = BOXES / "recipes"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's scalars: `on` and `off` are words, `5e-4` is a number (PyYAML's 1.1: neither)."""
+    """YAML 1.2's scalars: `on` and `off` are words, `5e-4` is a number (PyYAML's 1.1: neither).
+
+    A key that is written twice is refused: of two values one would be ignored.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen and isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -139,17 +152,25 @@ def _refuse_unknown(data: dict[str, Any], known: set[str], where: str) -> None:
 def _lay(steps: dict[str, Any], overlay: dict[str, Any], where: str) -> None:
     """An overlay has `boxes:` (settings for every step of a box) and `steps:` (for one step)."""
     _refuse_unknown(overlay, {"boxes", "steps"}, where)
-    for stage, settings in (overlay.get("boxes") or {}).items():
+    for part, named in ((p, n) for p in overlay for n in _mapping(overlay[p], f"{where}: {p}")):
+        _mapping(overlay[part][named], f"{where}: {part}: {named}")
+    for stage, settings in _mapping(overlay.get("boxes"), where).items():
         of_box = [s for s in steps.values() if s.get("use") == stage]
         if not of_box:
             stages = {str(s.get("use")) for s in steps.values()}
             raise RecipeError(f"{where}: no step uses {stage!r}{did_you_mean(stage, stages)}")
         for step in of_box:
-            _merge(step, settings)
-    for name, settings in (overlay.get("steps") or {}).items():
+            _merge(step, settings or {})
+    for name, settings in _mapping(overlay.get("steps"), where).items():
         if name not in steps:
             raise RecipeError(f"{where}: no step {name!r}{did_you_mean(name, steps)}")
-        _merge(steps[name], settings)
+        _merge(steps[name], settings or {})
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict | None):
+        raise RecipeError(f"{where}: {value!r} is no mapping of settings")
+    return value or {}
 
 
 def _merge(into: dict[str, Any], settings: dict[str, Any]) -> None:
@@ -201,6 +222,11 @@ def _step(name: str, raw: dict[str, Any], module: ModuleType, above: list[str], 
     parameters = inputs_of(module)
     given = {k: v for k, v in raw.items() if k in parameters}
     for key, value in given.items():
+        if isinstance(value, list | dict) and str(_annotation(module, key)) in (
+            "Files",
+            "Artifact",
+        ):
+            raise RecipeError(f"{at}: {key} is {value!r}; it takes the name of one step")
         _check_edges(key, value, above, at)
     for key, needed in parameters.items():
         if needed and key not in given:
@@ -224,6 +250,11 @@ def edges(value: Any) -> list[str]:
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list) else [value]
+
+
+def _annotation(module: ModuleType, parameter: str) -> Any:
+    found = inspect.signature(module.run).parameters[parameter].annotation
+    return getattr(found, "__name__", found)
 
 
 @cache

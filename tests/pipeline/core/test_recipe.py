@@ -95,3 +95,24 @@ def test_an_unknown_recipe_has_a_near_miss() -> None:
 def test_shipped_recipes_load_alone_and_with_the_laptop_overlay(name: str) -> None:
     assert recipe.load(name).steps[-1].stage == "export"
     assert len(recipe.load(name, ["laptop"]).steps) == len(recipe.load(name).steps)
+
+
+def test_a_key_written_twice_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text("steps:\n  raw: {use: ingest, source: a}\n  raw: {use: ingest, source: b}\n")
+    with pytest.raises(RecipeError, match=r"'raw' is written twice[\s\S]*line 3"):
+        recipe.load(str(path))
+
+
+@pytest.mark.parametrize("text", ["steps: [raw]", "steps: {raw: 3}", "boxes: {filter: [1]}"])
+def test_an_overlay_of_another_shape_is_refused(tmp_path: Path, text: str) -> None:
+    overlay = tmp_path / "over.yaml"
+    overlay.write_text(text)
+    with pytest.raises(RecipeError, match="is no mapping of settings"):
+        recipe.load(recipe_file(tmp_path / "r.yaml", STEPS), [str(overlay)])
+
+
+def test_a_list_where_one_step_is_needed_is_refused(tmp_path: Path) -> None:
+    steps = STEPS | {"unique": {"use": "dedup", "files": ["clean"]}}
+    with pytest.raises(RecipeError, match="takes the name of one step"):
+        load(tmp_path, steps)
