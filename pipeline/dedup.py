@@ -33,6 +33,9 @@ FEW = 50_000
 SIGMAS = 3.5
 """Pairs this many standard deviations of the estimate about the threshold are measured exactly (ours)."""
 _GROUP = 4
+"""Bands a task."""
+_PAIRS = 4096
+"""Pairs measured a task."""
 
 
 @config
@@ -303,14 +306,23 @@ def measured(
     left: NDArray[np.uint32], right: NDArray[np.uint32], cfg: Config, job: Job, docs: Documents
 ) -> NDArray[np.float32]:
     """The exact similarity of document pairs: the texts of those in them are read once more."""
+    needed = np.unique(np.concatenate([left, right])).astype(np.int64)
+    sizes = [np.zeros(1, np.int64)]
+    job.store.gather(_gram_sets(needed, sizes, cfg, job, docs), docs.scratch, "grams")
+    job.store.gather([np.cumsum(np.concatenate(sizes)).tobytes()], docs.scratch, "bounds")
+    places = np.stack([np.searchsorted(needed, side) for side in (left, right)])
+    items = [{"pairs": places[:, at : at + _PAIRS]} for at in range(0, len(left), _PAIRS)]
+    found = job.each(partial(_measure, job.store, docs.scratch), items, len(left))
+    return np.concatenate([np.empty(0, np.float32), *(f["similarity"] for f in found)])
+
+
+def _measure(store: Store, scratch: str, item: dict[str, Any]) -> dict[str, Any]:
     from pipeline.kernels.neighbours import jaccard
 
-    needed = np.unique(np.concatenate([left, right])).astype(np.int64)
-    bounds = [np.zeros(1, np.int64)]
-    job.store.gather(_gram_sets(needed, bounds, cfg, job, docs), docs.scratch, "grams")
-    grams = _mapped(job.store.local(docs.scratch, "grams"), np.uint32)
-    places = [np.searchsorted(needed, side).astype(np.int64) for side in (left, right)]
-    return jaccard(places[0], places[1], grams, np.cumsum(np.concatenate(bounds)))
+    grams = _mapped(store.local(scratch, "grams"), np.uint32)
+    bounds = _mapped(store.local(scratch, "bounds"), np.int64)
+    left, right = np.ascontiguousarray(item["pairs"])
+    return {"similarity": jaccard(left, right, grams, bounds)}
 
 
 def _gram_sets(
