@@ -19,7 +19,7 @@ from pipeline.core.files import Files
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
-from pipeline.kernels.signals import documented
+from pipeline.kernels.syntax import documented
 from pipeline.model.settings import EncoderConfig
 
 VERSION = 1
@@ -110,10 +110,10 @@ def _texts(tables: list[pa.Table]) -> Sample:
 def _elsewhere(cfg: Config) -> Sample:
     """The files of `positives`, in hash order, up to `files`."""
     rows = [
-        (text if isinstance(text, str) else text.decode(errors="replace"), raw.repo)
+        (text.decode(errors="replace"), raw.repo)
         for path in cfg.positives
         for repo in sources.repositories(sources.guess(path))
-        for raw in readers.read(repo, 8_000_000)
+        for raw in readers.read(repo, 8_000_000, lambda *_: None)
         if (text := raw.data)
     ]
     rows = sorted(rows, key=lambda r: digest(str(cfg.seed), r[0]))[: cfg.files]

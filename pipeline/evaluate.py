@@ -31,7 +31,7 @@ from pipeline.core.schema import END, SPECIALS, digest
 from pipeline.core.store import sha256_file
 from pipeline.kernels.exercises import exercises
 from pipeline.kernels.mutate import mutants
-from pipeline.kernels.signals import documented
+from pipeline.kernels.syntax import documented
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -1,103 +1,166 @@
-"""Basic file filters: the signals of every file once, then thresholds from a table over them.
+"""Basic file filters: counts of every file once, then thresholds from a table over them.
 
-Two layers: `signals` (re-made only when the code that measures changes) and the verdict, so that
-another threshold never reads a text again. Rules and numbers: BigCode and StarCoder2.
+Up to three layers of counts (signals; comments, strings and telling lines; repetition and Python's
+syntax), made only where a rule in force reads them and re-made only when the code that counts
+changes; then the verdict, so that another threshold never reads a text again. The rules and the
+sources of their numbers are in kernels/rules.py; they know files one by one, not copies of each other.
 """
 
 from collections.abc import Callable
+from dataclasses import field
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BeforeValidator
 
-from pipeline.core.config import Bytes, config
+from pipeline.core.arrays import flat
+from pipeline.core.config import config, share
 from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
-from pipeline.kernels.signals import NAMES, signals
+from pipeline.core.schema import digest
+from pipeline.kernels import rules
 
-VERSION = 1
-_LONG_LINES_ALLOWED = frozenset(
-    ["HTML", "JSON", "Markdown", "Roff", "SMT", "TeX", "Text", "XML", "reStructuredText"]
+VERSION = 2
+Limit = Annotated[float, BeforeValidator(share)] | None
+"""A rule's number (a share may be written `5%`), or null: the rule is off."""
+
+_GENERATED = (
+    r"(^|/)(node_modules|Godeps|__generated__|\.yarn)/|(^|/)(package-lock\.json|npm-shrinkwrap\.json|"
+    r"yarn\.lock|pnpm-lock\.yaml|composer\.lock|poetry\.lock|pdm\.lock|uv\.lock|Pipfile\.lock|Cargo\.lock|"
+    r"Gopkg\.lock|go\.sum|flake\.lock|deno\.lock|bun\.lock|\.pnp\.(c|m)?js)$|[.-]min\.(js|css)$|"
+    r"(_pb2(_grpc)?\.pyi?|\.pb\.(go|cc|h)|_pb\.(js|d\.ts)|\.designer\.(cs|vb)|\.g\.dart|\.freezed\.dart|"
+    r"\.nib|\.xcworkspacedata|\.xcuserstate)$"
 )
-_ASSEMBLY = frozenset(["Assembly"])
-_DATA = frozenset(["JSON", "YAML", "XML", "TOML"])
-
-Row = dict[str, Any]
-Rule = Callable[[Row, "Config"], tuple[float, bool]]
+"""Paths of generated files: lock files, vendored packages, protocol buffers (after go-enry)."""
+_TOLD = r"(?i)(^|/)([^/]*requirement[^/]*|(readme|notes|todo|description|cmakelists)(\.[^/]*)?)$"
+"""Text files worth keeping by their names (StarCoder2, app. A)."""
+_TEST, _HEADER = r"(?i)_test\.go$", r"(?i)\.(h|hh|hpp|hxx|h\+\+|cuh)$"
 
 
 @config
 class Config:
-    rules: Literal["bigcode", "none"] = "bigcode"
-    """Which set of rules; `none` measures the signals and keeps everything."""
-    max_lines: int = 100_000
-    """More lines than this: dropped (StarCoder2, app. A)."""
-    max_line: int = 1000
-    """A line longer than this many characters: dropped, markup and data languages exempt (BigCode)."""
-    max_mean_line: float = 100.0
-    """Mean line length in characters above this: dropped, the same exempt (BigCode)."""
-    min_alphabetic: float = 0.25
-    """Share of letters below this: dropped; of letters and digits for assembly (StarCoder2)."""
-    max_encoded: float = 0.5
-    """Share in base64, hex or \\u runs above this, or one run over 1,024: dropped (StarCoder2)."""
-    max_data_lines: int = 512
-    """Data languages with more lines than this: dropped (StarCoder2)."""
-    data_bytes: tuple[Bytes, Bytes] = (50, 5000)
-    """JSON and YAML outside this size: dropped (DeepSeek-Coder §2.2)."""
-    generated: bool = True
-    """Files that say in their first 5 lines that they were generated: dropped (StarCoder2)."""
+    rules: Literal["bigcode", "opencoder", "none"] = "bigcode"
+    """Which set of rules: StarCoder2's and BigCode's, OpenCoder's (with Python's syntax), or none, which
+    counts and keeps everything. Default: what The Stack v2 was made with."""
+    limits: dict[str, Limit] = field(default_factory=dict)
+    """Numbers of rules in place of the set's own: `{max_line: 2000, max_xml: null}`; null is off."""
+    languages: dict[str, dict[str, Limit]] = field(default_factory=dict)
+    """The same for one language: `{HTML: {max_line: 50000}}`; stronger than `limits`."""
+
+    def __post_init__(self) -> None:
+        rules.settled(self.rules, self.limits, self.languages)
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
-    measured = job.layer(files, measure, ["text"], kind="signals", identity={})
-    job.layer(measured, partial(judge, cfg=cfg), ["language", "bytes", *NAMES])
+    in_force = rules.settled(cfg.rules, cfg.limits, cfg.languages)
+    needed = rules.columns(in_force)
+    for kind, (measure_layer, given) in LAYERS.items():
+        made = [n for n in counted(kind) if n in needed]
+        if made or kind == "signals":
+            files = job.layer(files, measure_layer, given, kind=kind, identity={})
+    job.layer(files, partial(judge, cfg=cfg), ["language", *sorted(needed)])
+
+
+def counted(kind: str) -> tuple[str, ...]:
+    """The columns of a layer of counts."""
+    from pipeline.kernels import lexing, repeats, signals, syntax
+
+    return {
+        "signals": (*signals.NAMES, *_NAMED),
+        "lexical": lexing.NAMES,
+        "syntax": (*repeats.NAMES, *syntax.NAMES),
+    }[kind]
 
 
 def measure(table: pa.Table) -> pa.Table:
-    """The signals layer: every document kept, one column a signal."""
-    rows = [signals(text) for text in table["text"].to_pylist()]
-    columns = {name: pa.array([r[name] for r in rows], pa.float32()) for name in NAMES}
-    return verdicts(table["uid"], [None] * len(rows), **columns)
+    """The layer `signals`: sizes, lines, characters, marks, encoded data, and what the path tells."""
+    from pipeline.kernels import signals
+
+    html = np.asarray(pc.fill_null(pc.equal(table["language"], "HTML"), False))
+    counts = signals.measure(*flat(table["text"]), html)
+    named = {n: pc.match_substring_regex(table["path"], form) for n, form in _NAMED.items()}
+    told = {n: pc.fill_null(column, False).cast(pa.int64()) for n, column in named.items()}
+    told["visible"] = pa.array(counts[:, signals.NAMES.index("visible")], mask=~html)
+    return _layer(table, signals.NAMES, counts, told)
+
+
+_NAMED = {"generated_name": _GENERATED, "told_name": _TOLD, "test_name": _TEST}
+"""Columns that the path alone decides: 1 where it has this form."""
+
+
+def lex(table: pa.Table) -> pa.Table:
+    """The layer `lexical`: comments, strings and telling lines; headers may be all directives."""
+    from pipeline.kernels import lexing
+
+    languages = ["" if n is None else n for n in table["language"].to_pylist()]
+    counts = lexing.measure(*flat(table["text"]), languages)
+    header = np.asarray(pc.fill_null(pc.match_substring_regex(table["path"], _HEADER), False))
+    counts[header, lexing.NAMES.index("directives")] = 0
+    return _layer(table, lexing.NAMES, counts, {})
+
+
+def parse(table: pa.Table) -> pa.Table:
+    """The layer `syntax`: repetition, and statements of Python files (null for others)."""
+    from pipeline.kernels import repeats, syntax
+
+    python = pc.fill_null(pc.equal(table["language"], "Python"), False)
+    counts = np.zeros((len(table), len(syntax.NAMES)), np.int64)
+    at = np.asarray(python)
+    counts[at] = syntax.measure(table["text"].filter(python).to_pylist())
+    parsed = {n: pa.array(c, mask=~at) for n, c in zip(syntax.NAMES, counts.T, strict=True)}
+    return _layer(table, repeats.NAMES, repeats.measure(*flat(table["text"])), parsed)
+
+
+def _layer(
+    table: pa.Table, names: tuple[str, ...], counts: NDArray[np.int64], more: dict[str, Any]
+) -> pa.Table:
+    columns = {n: pa.array(c) for n, c in zip(names, counts.T, strict=True)}
+    return verdicts(table["uid"], [None] * len(table), **(columns | more))
+
+
+LAYERS: dict[str, tuple[Callable[[pa.Table], pa.Table], list[str]]] = {
+    "signals": (measure, ["text", "language", "path"]),
+    "lexical": (lex, ["text", "language", "path"]),
+    "syntax": (parse, ["text", "language"]),
+}
+"""The layers of counts, in their order: how each is made and from which columns."""
 
 
 def judge(table: pa.Table, cfg: Config) -> pa.Table:
-    """The verdict: the first rule that a file breaks, with the value it has."""
-    found = [broken(row, cfg) for row in table.to_pylist()]
-    return verdicts(table["uid"], [f[0] for f in found], [f[1] for f in found])
+    """The verdict: the first rule that a file breaks, with the value it has; for a mark of generated
+    files, the mark as evidence."""
+    in_force = rules.settled(cfg.rules, cfg.limits, cfg.languages)
+    coded = pc.dictionary_encode(table["language"].combine_chunks(), null_encoding="encode")
+    languages = coded.dictionary.to_pylist(), np.asarray(coded.indices, np.int64)
+    first, value = rules.judge(
+        partial(_counts, table), languages, in_force, partial(_drawn, table["uid"])
+    )
+    names = [*in_force, None]
+    broken = [names[i] for i in first.tolist()]
+    values = [v if i >= 0 else None for i, v in zip(first.tolist(), value.tolist(), strict=True)]
+    return verdicts(table["uid"], broken, values, _evidence(table, broken))
 
 
-def broken(row: Row, cfg: Config) -> tuple[str | None, float | None]:
-    """(rule, value) of the first rule broken by a row of signals, or (None, None)."""
-    if cfg.rules == "bigcode":
-        for name, rule in RULES.items():
-            value, bad = rule(row, cfg)
-            if bad:
-                return name, value
-    return None, None
+def _counts(table: pa.Table, name: str) -> NDArray[np.float64]:
+    return np.asarray(table[name].cast(pa.float64()).to_numpy(), np.float64)
 
 
-def _prose(row: Row) -> bool:
-    return row["language"] in _LONG_LINES_ALLOWED
+def _drawn(uids: pa.ChunkedArray, rule: str, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """One draw in [0, 1) a document and rule, by hash: the same in every run and shard."""
+    found = uids.take(pa.array(rows)).to_pylist()
+    return np.array([int(digest(rule, u)[:8], 16) / 2**32 for u in found], np.float64)
 
 
-def _letters(row: Row) -> float:
-    return float(row["alphanumeric" if row["language"] in _ASSEMBLY else "alphabetic"])
+def _evidence(table: pa.Table, broken: list[str | None]) -> list[str | None]:
+    from pipeline.kernels import signals
 
-
-RULES: dict[str, Rule] = {
-    "many_lines": lambda r, c: (r["lines"], r["lines"] > c.max_lines),
-    "long_line": lambda r, c: (
-        r["max_line"],
-        r["max_line"] > (100_000 if _prose(r) else c.max_line),
-    ),
-    "long_lines": lambda r, c: (r["mean_line"], not _prose(r) and r["mean_line"] > c.max_mean_line),
-    "few_letters": lambda r, c: (_letters(r), _letters(r) < c.min_alphabetic),
-    "generated": lambda r, c: (r["generated"], c.generated and r["generated"] > 0),
-    "encoded": lambda r, c: (r["encoded"], r["encoded"] > c.max_encoded),
-    "data": lambda r, c: (r["lines"], r["language"] in _DATA and r["lines"] > c.max_data_lines),
-    "data_size": lambda r, c: (
-        r["bytes"],
-        r["language"] in ("JSON", "YAML") and not c.data_bytes[0] <= r["bytes"] <= c.data_bytes[1],
-    ),
-}
-"""Rule -> (value, whether it is broken), tried in this order."""
+    marks = {"max_generated": signals.MARKS, "max_announced": signals.ANNOUNCED}
+    out: list[str | None] = [None] * len(broken)
+    for i, rule in enumerate(broken):
+        if rule in marks:
+            out[i] = marks[rule][table[rule.removeprefix("max_")][i].as_py() - 1]
+    return out

@@ -6,6 +6,9 @@ which pieces will be infilled is drawn here, with room for their sentinels. Sequ
 training order: batch t is sequences [t*B, (t+1)*B).
 """
 
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -18,11 +21,26 @@ from pipeline.core.config import Share, Tokens, config
 from pipeline.core.errors import StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job
-from pipeline.core.schema import END, FILE_SEP, digest
+from pipeline.core.schema import END, FILE_SEP
 from pipeline.core.store import sha256_file
-from pipeline.kernels.packing import Pieces, lay
 
-VERSION = 1
+VERSION = 2
+I64 = NDArray[np.int64]
+
+INDEX = pa.schema(
+    [
+        ("sequence", pa.int64()),
+        ("uid", pa.string()),
+        ("shard", pa.int32()),
+        ("start", pa.int64()),
+        ("length", pa.int32()),
+        ("infill", pa.bool_()),
+        ("end", pa.int32()),
+        ("epoch", pa.int32()),
+    ]
+)
+"""One row a piece, sorted by sequence: `start` and `length` in tokens of the shard's token file;
+`end` is the special token after the piece, -1 for none."""
 
 
 @config
@@ -46,43 +64,46 @@ class Config:
             raise ValueError(
                 f"length is {self.length} (8 or more), epochs {self.epochs} (1 or more)"
             )
+        if self.budget is not None and self.budget < 1:
+            raise ValueError(f"budget is {self.budget} tokens: 1 or more")
         if not 0 <= self.infill <= 1:
             raise ValueError(f"infill is {self.infill}: a share, 0 to 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: 0 to 2**63 - 1")
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
-    table = _documents(files, job)
-    if not len(table):
-        raise StageError(
-            f"step {job.step}: no document is left to pack; loosen the steps before it"
-        )
+    table = _documents(files, cfg, job)
     epochs = _epochs(cfg, int(pc.sum(table["length"]).as_py()) + len(table))
-    index = passes(table, cfg, epochs)
-    sequences = _sequences(index)
-    pq.write_table(
-        index, job.folder / "index.parquet", compression="zstd", write_page_checksum=True
-    )
-    job.facts |= {
-        "sequences": sequences,
+    path = job.folder / "index.parquet"
+    written = _write(passes(table, cfg, epochs), path)
+    job.facts |= written | {
         "length": cfg.length,
-        "tokens": sequences * cfg.length,
+        "tokens": written["sequences"] * cfg.length,
         "epochs": epochs,
-        "documents": len(pc.unique(index["uid"])),
-        "infilled": int(pc.sum(index["infill"]).as_py() or 0),
         "sidecars": [s.sidecar for s in files.shards],
-        "index": sha256_file(job.folder / "index.parquet"),
+        "index": sha256_file(path),
     }
 
 
-def _documents(files: Files, job: Job) -> pa.Table:
-    tables = job.collect(files, _slim, ["language", "repo", "start", "length"])
+def _documents(files: Files, cfg: Config, job: Job) -> pa.Table:
+    """One slim row a document: uid, start, length, shard, and what it is grouped by (numbered)."""
+    tables = job.collect(files, partial(_slim, names=cfg.group), [*cfg.group, "start", "length"])
+    if not any(map(len, tables)):
+        raise StageError(
+            f"step {job.step}: no document is left to pack; loosen the steps before it"
+        )
     numbered = [
-        t.append_column("shard", pa.array([i] * len(t), pa.int32())) for i, t in enumerate(tables)
+        t.append_column("shard", pa.array(np.full(len(t), i, np.int32)))
+        for i, t in enumerate(tables)
     ]
-    return pa.concat_tables(numbered)
+    return pa.concat_tables(numbered).unify_dictionaries()
 
 
-def _slim(table: pa.Table) -> pa.Table:
+def _slim(table: pa.Table, names: tuple[str, ...]) -> pa.Table:
+    for name in names:
+        codes = pc.dictionary_encode(pc.fill_null(table[name], ""))
+        table = table.set_column(table.column_names.index(name), name, codes)
     return table.drop_columns(["row"])
 
 
@@ -97,70 +118,102 @@ def _epochs(cfg: Config, tokens: int) -> int:
     return cfg.epochs or needed
 
 
-def _sequences(index: pa.Table) -> int:
-    return int(pc.max(index["sequence"]).as_py()) + 1
+def _write(parts: Iterator[pa.Table], path: Path) -> dict[str, int]:
+    """Write the passes one after the other, one in memory at a time; what is in them, as facts."""
+    facts = {"sequences": 0, "documents": 0, "infilled": 0}
+    with pq.ParquetWriter(path, INDEX, compression="zstd", write_page_checksum=True) as out:
+        for part in parts:
+            out.write_table(part)
+            facts["sequences"] = part["sequence"][-1].as_py() + 1
+            # a cut first pass is the only one; a whole one has every document
+            facts["documents"] = facts["documents"] or pc.count_distinct(part["uid"]).as_py()
+            facts["infilled"] += pc.sum(part["infill"]).as_py()
+    return facts
 
 
-def passes(table: pa.Table, cfg: Config, epochs: int) -> pa.Table:
-    """The index of all passes, one after the other, cut to the budget."""
-    parts: list[pa.Table] = []
+def passes(table: pa.Table, cfg: Config, epochs: int) -> Iterator[pa.Table]:
+    """The index of each pass, numbered on from the one before, cut to the budget."""
     at = 0
+    limit = None if cfg.budget is None else max(1, cfg.budget // cfg.length)
     for epoch in range(epochs):
-        part = one_epoch(table, cfg, epoch)
-        parts.append(part.set_column(0, "sequence", pc.add(part["sequence"], at)))
-        at += _sequences(part)
-    index = pa.concat_tables(parts)
-    if cfg.budget is None:
-        return index
-    return index.filter(pc.less(index["sequence"], max(1, cfg.budget // cfg.length)))
+        part = one_epoch(table, cfg, epoch, at)
+        numbers = part["sequence"].to_numpy()
+        at = int(numbers[-1]) + 1
+        yield part.slice(0, len(part) if limit is None else int(np.searchsorted(numbers, limit)))
+        if limit is not None and at >= limit:
+            return
 
 
-def one_epoch(table: pa.Table, cfg: Config, epoch: int) -> pa.Table:
-    """The index of one pass: documents in their order, sequences shuffled and numbered from 0."""
+def one_epoch(table: pa.Table, cfg: Config, epoch: int, first: int) -> pa.Table:
+    """The index of one pass: documents in their order, sequences shuffled, numbered from `first`.
+
+    Infilled pieces are drawn and sequences shuffled from (seed, epoch).
+    """
+    from pipeline.kernels.packing import lay, starts
+
     rng = np.random.Generator(np.random.Philox(key=[cfg.seed, epoch]))
-    ordered = table.take(pa.array(order(table, cfg, epoch)))
-    pieces = lay(ordered["length"].to_numpy(), cfg.length, cfg.infill, rng)
-    shuffled = rng.permutation(int(pieces.sequence[-1]) + 1)
-    return _index(ordered, pieces, shuffled, cfg, epoch)
-
-
-def order(table: pa.Table, cfg: Config, epoch: int) -> NDArray[np.int64]:
-    """Document order of a pass: by the hashed group names, then by hash of the document."""
-    uids = [digest(str(cfg.seed), str(epoch), u) for u in table["uid"].to_pylist()]
-    groups = {
-        g: [digest(str(cfg.seed), str(epoch), x) for x in table[g].to_pylist()] for g in cfg.group
+    documents = order(table, cfg, epoch)
+    pieces = lay(table["length"].to_numpy()[documents], cfg.length, cfg.infill, rng)
+    begins = starts(pieces)
+    sequence, rows = _shuffled(begins, rng.permutation(len(begins) - 1))
+    ends = _ends(table, documents, cfg)
+    at, document = documents[pieces.document[rows]], pieces.document[rows]
+    columns = {
+        "sequence": sequence + first,
+        "uid": table["uid"].take(pa.array(at)),
+        "shard": table["shard"].to_numpy()[at],
+        "start": table["start"].to_numpy()[at] + pieces.offset[rows],
+        "length": pieces.length[rows].astype(np.int32),
+        "infill": pieces.infill[rows],
+        "end": np.where(pieces.last[rows], ends[document], -1).astype(np.int32),
+        "epoch": np.full(len(rows), epoch, np.int32),
     }
-    keyed = pa.table(groups | {"uid": uids})
-    return np.asarray(
-        pc.sort_indices(keyed, [(n, "ascending") for n in keyed.column_names]), np.int64
-    )
+    return pa.table(columns, INDEX)
 
 
-def _index(
-    table: pa.Table, pieces: Pieces, shuffled: NDArray[np.int64], cfg: Config, epoch: int
-) -> pa.Table:
-    at = pa.array(pieces.document)
-    ends = np.where(pieces.last, _ends(table, cfg)[pieces.document], -1)
-    index = pa.table(
-        {
-            "sequence": shuffled[pieces.sequence],
-            "uid": table["uid"].take(at),
-            "shard": table["shard"].take(at),
-            "start": table["start"].to_numpy()[pieces.document] + pieces.offset,
-            "length": pa.array(pieces.length, pa.int32()),
-            "infill": pieces.infill,
-            "end": pa.array(ends, pa.int32()),
-            "epoch": pa.array(np.full(len(at), epoch), pa.int32()),
-        }
-    )
-    return index.take(np.argsort(index["sequence"].to_numpy(), kind="stable"))
+def order(table: pa.Table, cfg: Config, epoch: int) -> I64:
+    """Document numbers in the order of a pass: by the hashed group names, then by the hash of the
+    document, then (should two hashes clash) by uid."""
+    from pipeline.kernels.hashing import places
+
+    salt = f"{cfg.seed} {epoch}"
+    keys = {name: _ranks(table[name], salt) for name in cfg.group}
+    keyed = pa.table(keys | {"place": places(table["uid"], salt), "uid": table["uid"]})
+    by = [(name, "ascending") for name in keyed.column_names]
+    return np.asarray(pc.sort_indices(keyed, by), np.int64)
 
 
-def _ends(table: pa.Table, cfg: Config) -> NDArray[np.int64]:
-    """The token after each document: <|file_sep|> inside a repository, else <|endoftext|>."""
-    ends = np.full(len(table), END)
+def _ranks(column: pa.ChunkedArray, salt: str) -> I64:
+    """The rank of each row's name, names in the order of their hashes (a clash: of the names)."""
+    from pipeline.kernels.hashing import places
+
+    coded = column.combine_chunks()
+    keyed = pa.table({"place": places(coded.dictionary, salt), "name": coded.dictionary})
+    found = pc.sort_indices(keyed, [("place", "ascending"), ("name", "ascending")]).to_numpy()
+    ranks = np.empty(len(found), np.int64)
+    ranks[found] = np.arange(len(found))
+    return np.asarray(ranks[coded.indices.to_numpy()])
+
+
+def _ends(table: pa.Table, documents: I64, cfg: Config) -> I64:
+    """The token after each document, in the given order: <|file_sep|> inside a repository, else
+    <|endoftext|>."""
+    ends = np.full(len(documents), END, np.int64)
     if "repo" in cfg.group:
-        names = [table[g].to_numpy().astype(str) for g in cfg.group]
-        same = np.logical_and.reduce([n[1:] == n[:-1] for n in names])
+        codes = [table[n].combine_chunks().indices.to_numpy()[documents] for n in cfg.group]
+        same = np.logical_and.reduce([c[1:] == c[:-1] for c in codes])
         ends[:-1][same] = FILE_SEP
     return ends
+
+
+def _shuffled(begins: I64, number: I64) -> tuple[I64, I64]:
+    """(sequence, piece) of the pieces in training order, where sequence s becomes `number[s]`.
+
+    begins: the first piece of each sequence, and the number of pieces.
+    """
+    old = np.empty_like(number)
+    old[number] = np.arange(len(number))
+    counts = np.diff(begins)[old]
+    ahead = np.cumsum(counts) - counts
+    sequence = np.repeat(np.arange(len(number)), counts)
+    return sequence, np.arange(len(sequence)) + (begins[old] - ahead)[sequence]

@@ -79,9 +79,13 @@ def _explain(cls: type, problem: Any) -> str:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON data with a stable form; raises TypeError on anything that has none."""
+    """`value` as JSON data with a stable form; raises TypeError on anything that has none.
+
+    A setting whose field's metadata says `identity: False` cannot change what is made: it is left out.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        told = [f.name for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
+        return {name: plain(getattr(value, name)) for name in told}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

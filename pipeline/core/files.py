@@ -9,17 +9,15 @@ when it is read.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline.core.errors import StageError
 from pipeline.core.schema import VERDICT, digest
-from pipeline.core.store import Store, read_parquet
+from pipeline.core.store import Store, read_columns
 
 
 @dataclass(frozen=True)
@@ -77,19 +75,31 @@ def read_shard(
     store: Store, shard: Shard, columns: Sequence[str], side: str | None = None
 ) -> pa.Table:
     """See `Files.read`."""
-    paths = [store.local(layer.file) for layer in shard.layers]
-    needed = ["keep"] if side is None else ["keep", "rule"]
-    rows = np.flatnonzero(mask(shard.rows, [read_parquet(p, needed) for p in paths[1:]], side))
-    homes = {name: _home(paths, name) for name in ("uid", *columns)}
-    out = {"row": pa.array(rows, pa.int64())}
-    for path in dict.fromkeys(homes.values()):
-        names = [name for name, home in homes.items() if home == path]
-        read = read_parquet(path, names)
-        read = read if len(rows) == shard.rows else read.take(pa.array(rows))
-        out |= {name: read[name] for name in names}
-    if "text" in columns:
-        out["text"] = _with_edits(out["text"], paths, rows)
-    return pa.table({name: out[name] for name in ("row", "uid", *columns)})
+    read, found = [], dict[str, pa.ChunkedArray]()
+    told = ["keep"] if side is None else ["keep", "rule"]
+    for number, layer in reversed(list(enumerate(shard.layers))):
+        ours = [c for c in columns if c not in found and (number == 0 or c not in _BASE)]
+        more = (told + ["edits"] * ("text" in columns)) if number else ["uid"]
+        read.append(read_columns(store.local(layer.file), [*more, *ours]))
+        found |= {c: read[-1][c] for c in ours if c in read[-1].column_names}
+    if missing := [c for c in columns if c not in found]:
+        raise StageError(f"no step above makes a column {missing[0]!r}; check `files` and `by`")
+    base, layers = read[-1], read[-2::-1]
+    rows = np.flatnonzero(mask(shard.rows, layers, side))
+    edits = [table["edits"] for table in layers if "edits" in table.column_names]
+    whole = pa.table(
+        {"uid": base["uid"], **found, **{f"edits {n}": e for n, e in enumerate(edits)}}
+    )
+    taken = whole if len(rows) == shard.rows else whole.take(pa.array(rows))
+    for n in range(len(edits) if "text" in columns else 0):
+        at = taken.column_names.index("text")
+        taken = taken.set_column(at, "text", edited(taken["text"], taken[f"edits {n}"]))
+    names = list(dict.fromkeys(["uid", *columns]))
+    return taken.select(names).add_column(0, "row", pa.array(rows, pa.int64()))
+
+
+_BASE = ("uid", "text")
+"""Columns that only the base has, whatever a layer is called."""
 
 
 def mask(rows: int, verdicts: Sequence[pa.Table], side: str | None = None) -> np.ndarray:
@@ -108,23 +118,6 @@ def mask(rows: int, verdicts: Sequence[pa.Table], side: str | None = None) -> np
 
 def _words(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.cast(column, pa.string())
-
-
-def _home(paths: Sequence[Path], name: str) -> Path:
-    """The newest layer's file that has a column; `uid` and `text` are the base's."""
-    if name in ("uid", "text"):
-        return paths[0]
-    for path in reversed(paths):
-        if name in pq.read_schema(path).names:
-            return path
-    raise StageError(f"no step above makes a column {name!r}; check `files` and `by`")
-
-
-def _with_edits(text: pa.ChunkedArray, paths: Sequence[Path], rows: np.ndarray) -> pa.ChunkedArray:
-    for path in paths[1:]:
-        if "edits" in pq.read_schema(path).names:
-            text = edited(text, read_parquet(path, ["edits"])["edits"].take(pa.array(rows)))
-    return text
 
 
 def edited(text: pa.ChunkedArray, edits: pa.ChunkedArray | pa.Array) -> pa.ChunkedArray:

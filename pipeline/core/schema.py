@@ -45,8 +45,18 @@ LEDGER = pa.schema(
 QUARANTINE = "quarantine"
 """The rule of a row that a box could not process; its evidence is the error."""
 
-EDITS = pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64()), ("text", pa.string())]))
-"""Edits of one document: UTF-8 byte offsets into the ingested text, ascending, not overlapping."""
+EDITS = pa.list_(
+    pa.struct(
+        [
+            ("start", pa.int64()),
+            ("end", pa.int64()),
+            ("text", pa.string()),
+            ("rule", pa.string()),
+        ]
+    )
+)
+"""Edits of one document: UTF-8 byte offsets into the ingested text, ascending, not overlapping; what
+is put there instead, and the rule that asked for it."""
 
 SPECIALS = (
     "<|endoftext|>",

@@ -1,28 +1,32 @@
-"""Where documents come from: folders of checkouts, archives, tables, this Python installation.
+"""Where documents come from: folders, git repositories, archives, tables, packages, this Python.
 
-Each source lists *repositories*: a name, a licence, and what `readers` opens one by one.
+Each source lists *repositories*: a name, the files in it, and the notices about its licence; the
+`readers` open them. Knows nothing of what is in a file.
 """
 
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
 
-from pipeline.core import licences
+from pipeline.core import git, notices
 from pipeline.core.config import Bytes, config
 from pipeline.core.errors import RecipeError, did_you_mean
 from pipeline.core.languages import language_of
+from pipeline.core.repos import Entry, Kind, Repo, shown
 from pipeline.core.schema import digest
+from pipeline.core.tables import COLUMNS
+from pipeline.core.walking import SKIPPED, entry_of, packages, version, walk
 
-SKIPPED = frozenset([".git", ".hg", ".svn", "__pycache__"])
-"""Folders of tools, not of sources: not listed."""
-Kind = Literal["folder", "archive", "table", "stdlib", "installed"]
-_TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz")
-_ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".tar.xz", ".tar.bz2")
+TABLES = (".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".jsonl.zst")
+"""Endings of table files."""
+ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip", ".whl", ".tar.xz", ".txz", ".tar.bz2", ".tbz2")
+"""Endings of archives."""
 
 
 @config
@@ -30,51 +34,73 @@ class Source:
     """One place to take repositories from."""
 
     kind: Kind
-    """folder: each folder in it is a repository. archive: a .tar(.gz|.xz|.bz2) or .zip, each folder at
-    its top is one. table: Parquet or JSONL files in The Stack's columns. stdlib, installed: this
-    Python's standard library, and each distribution installed beside it."""
+    """folder: each folder in it is a repository, as it lies there (a checkout: the one). git: each
+    checkout or bare repository at or below it, as committed at `revision`. archive: a .tar(.gz|.xz|
+    .bz2), .zip, .whl or npm .tgz, or a folder of them; each folder at an archive's top is one. table:
+    Parquet or JSONL files in The Stack's columns. npm: each package in a node_modules folder. stdlib,
+    installed: this Python's standard library, and each distribution installed beside it."""
     path: str | None = None
-    """The folder, archive, table file or folder of tables; none for stdlib and installed."""
+    """The folder, archive, table file or folder of tables; none for stdlib; for installed another
+    site-packages folder than this Python's."""
+    revision: str | None = None
+    """git: the branch, tag or commit to read; None is HEAD, what a checkout has checked out."""
+    columns: dict[str, str] | None = None
+    """table: where its columns go by other names: text, repo, path, language, licence, stars,
+    encoding or files -> the table's own name."""
     sample: Bytes | None = None
     """Take repositories in the order of their names' hashes until this many bytes; None is all."""
     per_repo: Bytes | None = None
     """Of one repository, take files in the order of their paths' hashes until this many bytes."""
 
+    def __post_init__(self) -> None:
+        for name, value in (("sample", self.sample), ("per_repo", self.per_repo)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1 byte, or left out")
+        _only("revision", self.revision, self.kind, ("git",))
+        _only("columns", self.columns, self.kind, ("table",))
+        _only("per_repo", self.per_repo, self.kind, ("folder", "git", "npm", "stdlib", "installed"))
+        if self.kind == "stdlib":
+            _only("path", self.path, self.kind, ())
+        for name in self.columns or {}:
+            if name not in COLUMNS:
+                raise ValueError(
+                    f"columns: no column {name!r} of ours{did_you_mean(name, COLUMNS)}"
+                )
 
-@dataclass(frozen=True)
-class Entry:
-    """A file of a repository before it is read: `path` inside the repository, `size` in bytes."""
 
-    path: str
-    size: int
-    where: str
-
-
-@dataclass(frozen=True)
-class Repo:
-    """A repository as listed; `fingerprint` changes when any of its files does."""
-
-    source: str
-    name: str
-    licence: str | None
-    kind: Kind
-    entries: tuple[Entry, ...]
-    fingerprint: str
+def _only(name: str, value: object, kind: str, kinds: tuple[str, ...]) -> None:
+    if value is not None and kind not in kinds:
+        where = f"only kind {', '.join(kinds)} has one" if kinds else "leave it out"
+        raise ValueError(f"{name} is {value!r}, but the kind is {kind}; {where}")
 
 
 def guess(text: str) -> Source:
-    """The source that a bare path means, by its ending."""
-    text = os.path.expanduser(text)
-    path = Path(text)
+    """The source that a bare path means: by its ending, else by what lies in the folder."""
+    path = os.path.expanduser(text)
     if text in ("stdlib", "installed"):
         return Source(kind=text)  # type: ignore[arg-type]
-    if text.endswith(_ARCHIVES):
-        return Source(kind="archive", path=text)
-    holds_tables = path.is_dir() and any(
-        p.name.endswith(_TABLES) for p in path.iterdir() if p.is_file()
-    )
-    kind: Kind = "table" if text.endswith(_TABLES) or "*" in text or holds_tables else "folder"
-    return Source(kind=kind, path=text)
+    if path.endswith(ARCHIVES):
+        return Source(kind="archive", path=path)
+    if path.endswith(TABLES) or "*" in path:
+        return Source(kind="table", path=path)
+    return Source(kind=_folder_kind(path) if os.path.isdir(path) else "folder", path=path)
+
+
+def _folder_kind(path: str) -> Kind:
+    if git.is_bare(path):
+        return "git"
+    if os.path.basename(os.path.normpath(path)) == "node_modules":
+        return "npm"
+    with os.scandir(path) as entries:
+        inside = list(entries)
+    folders = [e.path for e in inside if e.is_dir(follow_symlinks=False)]
+    files = [e.name for e in inside if e.is_file()]
+    if any(name.endswith(TABLES) for name in files):
+        return "table"
+    if not folders and any(name.endswith(ARCHIVES) for name in files):
+        return "archive"
+    bare = bool(folders) and not files and git.is_bare(folders[0])
+    return "git" if bare and all(map(git.folder, folders)) else "folder"
 
 
 def repositories(source: Source) -> list[Repo]:
@@ -88,10 +114,12 @@ def repositories(source: Source) -> list[Repo]:
     return sorted(_sampled(found, source.sample), key=lambda r: r.name)
 
 
-_NEEDS = {
+_NEEDS: dict[str, str] = {
     "folder": "folders with files in them",
-    "archive": "a .tar.gz or .zip with files",
+    "git": "a checkout or bare repository, or a folder with some",
+    "archive": "a .tar.gz or .zip with files, or a folder of them",
     "table": "*.parquet or *.jsonl files",
+    "npm": "a node_modules folder with packages",
     "stdlib": "a Python standard library",
     "installed": "installed distributions",
 }
@@ -106,12 +134,16 @@ def _sampled(repos: list[Repo], budget: int | None) -> Iterator[Repo]:
         if taken >= budget:
             return
         yield repo
-        taken += sum(map(_weight, repo.entries))
+        taken += weight(repo.entries) if repo.kind not in ("archive", "table") else _on_disk(repo)
 
 
-def _weight(entry: Entry) -> int:
-    """What a file counts for in a sample: only source text does, a library's binaries do not."""
-    return entry.size if language_of(entry.path) else 0
+def _on_disk(repo: Repo) -> int:
+    return sum(e.size for e in repo.entries)
+
+
+def weight(entries: Iterable[Entry]) -> int:
+    """Bytes of source text, by the files' names: a library's binaries do not count."""
+    return sum(e.size for e in entries if language_of(e.path))
 
 
 def _existing(source: Source) -> Path:
@@ -128,147 +160,149 @@ def _existing(source: Source) -> Path:
     return path
 
 
-def _repo(
-    source: Source, label: str, name: str, licence: str | None, entries: list[Entry], key: str
-) -> Repo:
+def _directory(source: Source) -> Path:
+    path = _existing(source)
+    if not path.is_dir():
+        raise RecipeError(
+            f"source: {path} is a file; a folder is needed for kind {source.kind} "
+            "(kind archive reads .tar.gz and .zip, kind table .parquet and .jsonl)"
+        )
+    return path
+
+
+def _repo(source: Source, label: str, name: str, root: str, entries: Iterable[Entry]) -> Repo:
     """A listed repository, cut to `per_repo` bytes by the hash order of its paths."""
+    listed = sorted(entries)
+    speaking = tuple(e for e in listed if e.form == "file" and notices.speaks(e.path))
     if source.per_repo is not None:
-        taken, kept = 0, []
-        for entry in sorted(entries, key=lambda e: digest(e.path)):
-            if taken < source.per_repo:
-                kept.append(entry)
-                taken += _weight(entry)
-        entries = kept
-    entries = sorted(entries, key=lambda e: e.path)
-    whole = digest(key, label, name, licence or "", *(f"{e.path}\0{e.size}" for e in entries))
-    return Repo(label, name, licence, source.kind, tuple(entries), whole)
+        listed = sorted(_until(listed, source.per_repo))
+    return Repo(shown(label), shown(name), source.kind, root, tuple(listed), speaking)
+
+
+def _until(entries: list[Entry], budget: int) -> Iterator[Entry]:
+    taken = 0
+    for entry in sorted(entries, key=lambda e: digest(shown(e.path))):
+        if taken < budget:
+            yield entry
+            taken += weight([entry])
 
 
 def _folder(source: Source) -> Iterator[Repo]:
-    root = _existing(source)
-    if not root.is_dir():
-        raise RecipeError(
-            f"source: {root} is a file; a folder of repositories is needed here "
-            "(kind archive reads .tar.gz and .zip, kind table .parquet and .jsonl)"
-        )
+    root = _directory(source)
     if (root / ".git").exists():  # itself a checkout, not a folder of them
-        entries, stamp = _walk(root)
-        yield _repo(source, root.parent.name, root.name, _licence_in(root), entries, stamp)
+        yield _repo(source, root.parent.name, root.name, str(root), walk(str(root)))
         return
-    loose = [p for p in root.iterdir() if not p.is_dir() or p.is_symlink()]
+    with os.scandir(root) as inside:
+        entries = sorted(inside, key=lambda e: e.name)
+    loose = [entry_of(e, e.name) for e in entries if not e.is_dir(follow_symlinks=False)]
     if loose:
-        entries = [Entry(shown(p.name), p.lstat().st_size, str(p)) for p in loose]
-        stamps = sorted(f"{p.name!r} {p.lstat().st_mtime_ns}" for p in loose)
-        yield _repo(source, shown(root.name), ".", _licence_in(root), entries, digest(*stamps))
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and not path.is_symlink() and path.name not in SKIPPED:
-            entries, stamp = _walk(path)
-            if entries:
-                yield _repo(
-                    source, shown(root.name), shown(path.name), _licence_in(path), entries, stamp
-                )
+        yield _repo(source, root.name, ".", str(root), loose)
+    for entry in entries:
+        if entry.is_dir(follow_symlinks=False) and entry.name not in SKIPPED:
+            found = walk(entry.path)
+            if found:
+                yield _repo(source, root.name, entry.name, entry.path, found)
 
 
-def _walk(root: Path) -> tuple[list[Entry], str]:
-    """Every file below `root` without following links; and a stamp of sizes and times."""
-    entries, stamps = [], []
-    for folder, folders, files in os.walk(root, followlinks=False):
-        links = [f for f in folders if os.path.islink(os.path.join(folder, f))]
-        folders[:] = sorted(f for f in folders if f not in SKIPPED)
-        for name in sorted([*files, *links]):
-            path = os.path.join(folder, name)
-            info = os.lstat(path)
-            inside = os.path.relpath(path, root)
-            entries.append(Entry(shown(inside), info.st_size, path))
-            stamps.append(f"{inside!r} {info.st_size} {info.st_mtime_ns}")
-    return entries, digest(*stamps)
+def _git(source: Source) -> Iterator[Repo]:
+    root = _directory(source)
+    places = list(git.below(str(root)))
+    with ThreadPoolExecutor() as pool:  # each waits for a process of its own
+        found = list(pool.map(partial(_committed, source, root), places))
+    if found and all(repo.broken and not repo.mark for repo in found):
+        raise RecipeError(f"source {root}: {found[0].name}: {found[0].broken}; check `revision`")
+    yield from found
 
 
-def shown(path: str) -> str:
-    """A path as valid UTF-8: bytes that are not are shown as escapes."""
-    return (
-        path.encode("utf-8", "surrogateescape")
-        .decode("utf-8", "backslashreplace")
-        .replace(os.sep, "/")
-    )
-
-
-def _licence_in(root: Path) -> str | None:
-    for path in sorted(root.iterdir()):
-        if licences.FILE.match(path.name) and path.is_file() and not path.is_symlink():
-            with open(path, errors="replace") as f:
-                return licences.from_text(f.read(20_000))
-    return None
+def _committed(source: Source, root: Path, place: tuple[str, str]) -> Repo:
+    inside, folder = place
+    name = inside.removesuffix(".git") or root.name.removesuffix(".git")
+    label = root.name if inside else root.parent.name
+    commit = ""
+    try:
+        commit = git.commit(folder, source.revision)
+        made = _repo(source, label, name, folder, git.tree(folder, commit))
+        return replace(made, mark=commit)
+    except git.Unreadable as e:
+        listed = _repo(source, label, name, folder, [Entry(".", 0, 0)])
+        return replace(listed, broken=f"git: {e}", mark=commit)
 
 
 def _archive(source: Source) -> Iterator[Repo]:
     path = _existing(source)
-    info = path.stat()
-    entry = Entry(path.name, info.st_size, str(path))
-    yield _repo(source, path.name, path.name.split(".")[0], None, [entry], str(info.st_mtime_ns))
+    paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in paths:
+        if file == path or (file.name.endswith(ARCHIVES) and file.is_file()):
+            yield _one_file(source, file.name, file.name.split(".")[0], file.name, file)
+
+
+def _one_file(source: Source, label: str, name: str, path: str, file: Path) -> Repo:
+    info = file.stat()
+    entry = Entry(path, info.st_size, info.st_mtime_ns)
+    columns = tuple(sorted((source.columns or {}).items()))
+    return Repo(shown(label), shown(name), source.kind, str(file), (entry,), columns=columns)
 
 
 def _table(source: Source) -> Iterator[Repo]:
-    text = os.path.expanduser(str(source.path))
-    if "*" in text:
-        base = (
-            Path(text.split("*")[0]).parent
-            if not text.split("*")[0].endswith("/")
-            else Path(text.split("*")[0])
-        )
-        paths = sorted(base.glob(str(Path(text).relative_to(base))))
-    else:
+    base, paths = _matching(os.path.expanduser(str(source.path))) if source.path else (None, [])
+    if base is None or not paths:
         path = _existing(source)
-        paths = sorted(path.rglob("*")) if path.is_dir() else [path]
         base = path if path.is_dir() else path.parent
-    for path in (p for p in paths if p.name.endswith(_TABLES) and p.is_file()):
-        info = path.stat()
-        inside = path.relative_to(base).as_posix()
-        yield _repo(
-            source,
-            base.name,
-            inside,
-            None,
-            [Entry(inside, info.st_size, str(path))],
-            str(info.st_mtime_ns),
-        )
+        paths = sorted(path.rglob("*")) if path.is_dir() else [path]
+    for file in (p for p in paths if p.name.endswith(TABLES) and p.is_file()):
+        inside = file.relative_to(base).as_posix()
+        yield _one_file(source, base.name, inside, inside, file)
+
+
+def _matching(pattern: str) -> tuple[Path | None, list[Path]]:
+    """(The folder before the first wildcard, what matches there)."""
+    if "*" not in pattern:
+        return None, []
+    base = Path(os.path.dirname(pattern[: pattern.index("*")]) or ".")
+    return base, sorted(base.glob(os.path.relpath(pattern, base)))
+
+
+def _npm(source: Source) -> Iterator[Repo]:
+    root = _directory(source)
+    inner = root / "node_modules"
+    root = inner if inner.is_dir() else root
+    for inside in packages(str(root)):
+        folder = os.path.join(root, inside)
+        found = walk(folder, SKIPPED | {"node_modules"})
+        made = _repo(source, root.parent.name, inside, folder, found)
+        yield replace(made, mark=version(folder))
 
 
 def _stdlib(source: Source) -> Iterator[Repo]:
-    root = Path(sysconfig.get_path("stdlib"))
+    root = sysconfig.get_path("stdlib")
     skip = ("site-packages/", "lib-dynload/", "config-")
-    entries = [e for e in _walk(root)[0] if not e.path.startswith(skip)]
-    yield _repo(source, "stdlib", "cpython", "PSF-2.0", entries, sys.version)
+    entries = [e for e in walk(root) if not e.path.startswith(skip)]
+    made = _repo(source, "stdlib", "cpython", root, entries)
+    yield replace(made, licence="PSF-2.0", notices=(), mark=sys.version)
 
 
 def _installed(source: Source) -> Iterator[Repo]:
-    for dist in metadata.distributions(path=[sysconfig.get_path("purelib")]):
-        files = dist.files or []
-        if dist.name == "icefloe" or not files:
+    root = str(_directory(source)) if source.path else sysconfig.get_path("purelib")
+    for dist in metadata.distributions(path=[root]):
+        if dist.name == "icefloe":
             continue
-        licence = licences.from_metadata(
-            _field(dist, "License-Expression"),
-            dist.metadata.get_all("Classifier") or [],
-            _field(dist, "License"),
-        )
         key = digest(dist.name, dist.version, dist.read_text("RECORD") or "")
         entries = [
-            Entry(str(f), f.size, str(dist.locate_file(f)))
-            for f in files
-            if f.size and ".." not in f.parts
+            Entry(str(f), f.size, 0)
+            for f in dist.files or []
+            if f.size is not None and ".." not in f.parts
         ]
         if entries:
-            yield _repo(source, "installed", dist.name, licence, entries, key)
+            made = _repo(source, "installed", dist.name, root, entries)
+            yield replace(made, mark=key)
 
 
-def _field(dist: metadata.Distribution, name: str) -> str | None:
-    return next(iter(dist.metadata.get_all(name) or []), None)
-
-
-_LISTERS = {
+_LISTERS: dict[str, Callable[[Source], Iterator[Repo]]] = {
     "folder": _folder,
+    "git": _git,
     "archive": _archive,
     "table": _table,
+    "npm": _npm,
     "stdlib": _stdlib,
     "installed": _installed,
 }

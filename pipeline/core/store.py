@@ -223,6 +223,13 @@ def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
+def read_columns(path: Path, wanted: list[str]) -> pa.Table:
+    """Those of the wanted columns that a Parquet file of the store has, in one opening."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        there = set(file.schema_arrow.names)
+        return file.read([name for name in dict.fromkeys(wanted) if name in there])
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

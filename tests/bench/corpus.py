@@ -4,9 +4,12 @@ The same place, limit and seed give the same rows on every run. Knows nothing of
 """
 
 import os
+import platform
+import shlex
 import sys
 import sysconfig
 from collections.abc import Iterator
+from datetime import date
 from importlib import metadata
 from pathlib import Path
 
@@ -58,6 +61,16 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
+def heading() -> str:
+    """The command that is running, on what machine and when: the first line of a result."""
+    name = (getattr(sys.modules["__main__"], "__spec__", None) or sys.modules[__name__].__spec__).name
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
+    command = shlex.join(["python", "-m", name, *sys.argv[1:]])
+    return f"`{command}`, {date.today()}, {os.cpu_count()} cores {model or platform.machine()}."
+
+
 def described(table: pa.Table, where: str | None) -> dict[str, object]:
     """What a benchmark says of its corpus: files, bytes and source."""
     python = f"this Python's ({sys.version.split()[0]}) standard library and site-packages"
@@ -84,7 +97,7 @@ def _from_parquet(paths: list[Path], limit: int, seed: int) -> pa.Table:
     keys = [digest(str(seed), name) for t in slim for _, name in _names(t)]
     size = np.concatenate([pc.binary_length(t["text"]).to_numpy() for t in slim])
     chosen = np.zeros(len(keys), bool)
-    chosen[_within(keys, size.tolist(), limit)] = True
+    chosen[within(keys, size.tolist(), limit)] = True
     out, at = [], 0
     for path in paths:
         for batch in _batches(path):
@@ -108,11 +121,11 @@ def _names(table: pa.Table) -> Iterator[tuple[str, str]]:
 def _from_files(where: str | None, limit: int, seed: int) -> pa.Table:
     found = list(_installed() if where is None else _folder(Path(where).expanduser()))
     keys = [digest(str(seed), path) for _, path, _, _ in found]
-    rows = (_row(found[i]) for i in _within(keys, [f[3] for f in found], limit))
+    rows = (_row(found[i]) for i in within(keys, [f[3] for f in found], limit))
     return pa.Table.from_pylist([r for r in rows if r], COLUMNS)
 
 
-def _within(keys: list[str], size: list[int], limit: int) -> list[int]:
+def within(keys: list[str], size: list[int], limit: int) -> list[int]:
     """The first rows in key order whose sizes sum to no more than the limit."""
     order = sorted(range(len(keys)), key=keys.__getitem__)
     total = np.cumsum([size[i] for i in order])

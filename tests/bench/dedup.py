@@ -226,6 +226,8 @@ def _judged(kept: np.ndarray, exact: Truth) -> dict[str, Any]:
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
+    yield corpus.heading()
+    yield ""
     c = told["corpus"]
     yield f"Corpus: {c['files']:,} distinct files, {c['bytes'] / 1e6:.1f} MB of {c['source']}; {c['pairs']:,} pairs at J >= {THRESHOLD}."
     yield f"{os.cpu_count()} cores; {', '.join(f'{k} {v}' for k, v in told['versions'].items())}. Compiling took {told['ours']['compile_s']} s of the first run."

@@ -151,6 +151,8 @@ _STEPS = {"make": make, "run": run, "clusters": clusters}
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
+    yield corpus.heading()
+    yield ""
     versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items())
     yield f"{told['corpus']}; {told['workers']} workers of Ray Data on {os.cpu_count()} cores; {versions}."
     yield ""

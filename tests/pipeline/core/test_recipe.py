@@ -67,10 +67,10 @@ def test_overrides_change_one_setting_and_are_checked(tmp_path: Path) -> None:
 def test_overlays_change_boxes_and_steps_and_are_checked(tmp_path: Path) -> None:
     base = recipe_file(tmp_path / "r.yaml", STEPS)
     overlay = tmp_path / "o.yaml"
-    overlay.write_text("boxes: {dedup: {ngram: 4}}\nsteps: {clean: {max_line: 10}}\n")
+    overlay.write_text("boxes: {dedup: {ngram: 4}}\nsteps: {clean: {limits: {max_line: 10}}}\n")
     made = recipe.load(base, [str(overlay)])
-    assert (made.step("unique").cfg.ngram, made.step("clean").cfg.max_line) == (4, 10)
-    overlay.write_text("steps: {claen: {max_line: 10}}\n")
+    assert (made.step("unique").cfg.ngram, made.step("clean").cfg.limits) == (4, {"max_line": 10})
+    overlay.write_text("steps: {claen: {limits: {max_line: 10}}}\n")
     with pytest.raises(RecipeError, match="did you mean 'clean'"):
         recipe.load(base, [str(overlay)])
 
