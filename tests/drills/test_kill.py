@@ -1,4 +1,6 @@
-"""kill -9 at random moments of the whole recipe, Ray and training included: run again, same bytes.
+"""kill -9 at random moments of a recipe, Ray and training included: run again, same bytes.
+
+The curation steps alone, in many small shards, then the whole recipe.
 
 ICEFLOE_DRILL_KILLS says how many (20). A result is written as soon as there is one, so a drill that
 is cut short goes on where it was; `tests/bench/RESULTS/kill.jsonl` holds them.
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ from cluster import runs
 from cluster.verify import problems
 from pipeline.core.store import Store
 from tests.corpus import repositories
-from tests.running import recipe_file, whole
+from tests.running import curation, recipe_file, whole
 
 RESULTS = Path(__file__).parents[1] / "bench/RESULTS/kill.jsonl"
 KILLS = int(os.environ.get("ICEFLOE_DRILL_KILLS", "20"))
@@ -39,18 +42,29 @@ def command(recipe: str, store: Path) -> list[str]:
     ]
 
 
-def digests(store: Path) -> dict[str, str]:
-    return {e["step"]: e["digest"] for e in runs.steps(Store(str(store)), "whole")}
+def digests(store: Path, name: str) -> dict[str, str]:
+    return {e["step"]: e["digest"] for e in runs.steps(Store(str(store)), name)}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, str], float]:
+def _curation(source: Path) -> dict[str, Any]:
+    steps = curation(source)
+    return steps | {"raw": steps["raw"] | {"shard_bytes": "40k"}}
+
+
+RECIPES = {"curation": _curation, "whole": whole}
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def undisturbed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, str], float]:
     """(recipe, digests of an undisturbed run, how long it took)."""
-    folder = tmp_path_factory.mktemp("whole")
-    recipe = recipe_file(folder / "whole.yaml", whole(repositories(folder / "source", 8)))
+    folder = tmp_path_factory.mktemp(request.param)
+    steps = RECIPES[request.param](repositories(folder / "source", 8))
+    recipe = recipe_file(folder / f"{request.param}.yaml", steps)
     began = time.monotonic()
     subprocess.run(command(recipe, folder / "store"), check=True)
-    return recipe, digests(folder / "store"), time.monotonic() - began
+    return recipe, digests(folder / "store", request.param), time.monotonic() - began
 
 
 @pytest.mark.parametrize("number", range(KILLS))
@@ -58,19 +72,21 @@ def test_killed_and_run_again(
     number: int, undisturbed: tuple[str, dict[str, str], float], tmp_path: Path
 ) -> None:
     recipe, wanted, seconds = undisturbed
+    name = Path(recipe).stem
     after = random.Random(number).uniform(0.02, 0.98) * seconds
     child = subprocess.Popen(command(recipe, tmp_path / "store"), start_new_session=True)
     time.sleep(after)
     killed = child.poll() is None
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
-    at = len(list((tmp_path / "store").glob("runs/whole/*.json")))
+    at = len(list((tmp_path / "store").glob(f"runs/{name}/*.json")))
     subprocess.run(command(recipe, tmp_path / "store"), check=True)
-    found = digests(tmp_path / "store")
+    found = digests(tmp_path / "store", name)
     same = {step: found[step] == digest for step, digest in wanted.items()}
-    bad = problems(Store(str(tmp_path / "store")), "whole")[0]
+    bad = problems(Store(str(tmp_path / "store")), name)[0]
     with open(RESULTS, "a") as f:
         told = {
+            "recipe": name,
             "kill": number,
             "after_s": round(after, 1),
             "killed": killed,
