@@ -19,6 +19,7 @@ def ray_local() -> Iterator[None]:
 
     ray.shutdown()
 
+
 # A kernel's first call compiles it, and machines differ: no test here is about time.
 settings.register_profile("icefloe", deadline=None)
 settings.load_profile("icefloe")

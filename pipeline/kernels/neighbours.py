@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.core.arrays import I64, U8
 from pipeline.kernels.compiled import compiled
-from pipeline.kernels.shingles import U32, U64
+from pipeline.kernels.hashing import U64
+from pipeline.kernels.shingles import U32
 
 NO, MAYBE, YES = 0, 1, 2
 """How alike a pair is: below the threshold, too near it for an estimate to tell, above it."""

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.arrays import I64, U8
 from pipeline.kernels.compiled import compiled
+from pipeline.kernels.hashing import U64, mixed
 
 U32 = NDArray[np.uint32]
-U64 = NDArray[np.uint64]
 
 _LOWER = np.zeros(256, np.uint8)
 for _byte in b"abcdefghijklmnopqrstuvwxyz0123456789_" + bytes(range(128, 256)):
@@ -25,7 +25,6 @@ for _byte in b"ABCDEFGHIJKLMNOPQRSTUVWXYZ":
     _LOWER[_byte] = _byte + 32
 _PRIME, _BASE = np.uint64(0x100000001B3), np.uint64(0x9E3779B97F4A7C15)
 _START = np.uint64(0xCBF29CE484222325)
-_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _FOLD = np.uint32(0x9E3779B1)
 
 
@@ -81,14 +80,6 @@ def minima(grams: U32, a: U32, b: U32) -> U32:
 
 
 @compiled
-def _mix(x):  # type: ignore[no-untyped-def]
-    """The finaliser of splitmix64: every input bit reaches every output bit."""
-    x = (x ^ (x >> np.uint64(30))) * _M1
-    x = (x ^ (x >> np.uint64(27))) * _M2
-    return x ^ (x >> np.uint64(31))
-
-
-@compiled
 def _words(text, out):  # type: ignore[no-untyped-def]
     count, hashed = 0, _START
     for i in range(len(text)):
@@ -96,11 +87,11 @@ def _words(text, out):  # type: ignore[no-untyped-def]
         if c:
             hashed = (hashed ^ np.uint64(c)) * _PRIME
         elif hashed != _START:
-            out[count] = _mix(hashed)
+            out[count] = mixed(hashed)
             count += 1
             hashed = _START
     if hashed != _START:
-        out[count] = _mix(hashed)
+        out[count] = mixed(hashed)
         count += 1
     return count
 
@@ -120,7 +111,7 @@ def _ngrams(hashes, count, n, out):  # type: ignore[no-untyped-def]
         if i >= n:
             gram -= hashes[i - n] * top
         if i >= n - 1:
-            out[i - n + 1] = _mix(gram)
+            out[i - n + 1] = mixed(gram)
     return count - n + 1
 
 

@@ -3,21 +3,26 @@
 The same place, limit and seed give the same rows on every run. Knows nothing of what is measured.
 """
 
+import argparse
+import json
 import os
 import platform
 import shlex
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import TypeAdapter
 
+from pipeline.core.config import Bytes
 from pipeline.core.languages import language_of
 from pipeline.core.schema import digest
 
@@ -61,9 +66,38 @@ def versions(*names: str) -> dict[str, str]:
     return found
 
 
+def parser(doc: str | None, limit: str) -> argparse.ArgumentParser:
+    """What every benchmark takes: --corpus, --limit, --json and --out."""
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--corpus", help="a folder of repositories, or Parquet: repo, path, text")
+    made.add_argument("--limit", type=size, default=limit, help="bytes of text to take")
+    made.add_argument("--json", action="store_true", help="end with one line of JSON")
+    made.add_argument("--out", help="also write the table to this Markdown file")
+    return made
+
+
+def size(text: str) -> int:
+    """`100M` in bytes."""
+    return int(TypeAdapter(Bytes).validate_python(text))
+
+
+def tell(data: dict[str, Any], lines: Iterable[str], args: argparse.Namespace) -> None:
+    """Print the table, and write it or the data where the arguments ask for it."""
+    report = "\n".join([heading(), "", *lines])
+    print(report)
+    if args.out:
+        Path(args.out).write_text(report + "\n")
+    if args.json:
+        print(json.dumps(data))
+
+
 def heading() -> str:
     """The command that is running, on what machine and when: the first line of a result."""
-    name = (getattr(sys.modules["__main__"], "__spec__", None) or sys.modules[__name__].__spec__).name
+    name = (
+        getattr(sys.modules["__main__"], "__spec__", None) or sys.modules[__name__].__spec__
+    ).name
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")

@@ -11,7 +11,6 @@ cores. Reading the input is in our figures only.
 import argparse
 import contextlib
 import io
-import json
 import os
 import resource
 import shutil
@@ -27,7 +26,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline import dedup
-from pipeline.core.config import Bytes
 from pipeline.core.files import Files
 from pipeline.core.schema import digest
 from pipeline.core.store import Store, read_parquet
@@ -41,7 +39,7 @@ BUCKETS = (0.7, 0.75, 0.8, 0.85, 0.9, 1.01)
 
 def main() -> None:
     args = _arguments()
-    table = _distinct(corpus.load(args.corpus, _bytes(args.limit)))
+    table = _distinct(corpus.load(args.corpus, args.limit))
     texts = table["text"].to_pylist()
     size = corpus.text_bytes(table)
     ours = _ours(table, args.seeds, args.workers)
@@ -66,39 +64,20 @@ def main() -> None:
         told["rivals"][name] = _told(seconds, corpus.text_bytes(table.slice(0, len(texts[part]))))
         whole = len(texts[part]) == len(texts)
         told["rivals"][name] |= _judged(kept, exact) if whole else {}
-    report = "\n".join(_lines(told))
-    print(report)
-    if args.out:
-        Path(args.out).write_text(report + "\n")
-    if args.json:
-        print(json.dumps(told))
+    corpus.tell(told, _lines(told), args)
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = corpus.parser(__doc__, "100M")
     made.add_argument(
-        "--corpus",
-        help="folder of repositories, Parquet file or folder of them; default: what is installed",
-    )
-    made.add_argument("--limit", default="100M", help="bytes of text to take")
-    made.add_argument(
-        "--rival-limit", type=int, default=10**12, help="bytes a rival gets (quality only when all)"
+        "--rival-limit",
+        type=corpus.size,
+        default="1T",
+        help="bytes a rival gets (quality only when all)",
     )
     made.add_argument("--seeds", type=int, default=3)
-    made.add_argument(
-        "--workers", type=int, default=0, help="also through Ray Data, with so many workers"
-    )
-    made.add_argument("--json", action="store_true")
-    made.add_argument("--out")
+    made.add_argument("--workers", type=int, default=0, help="through Ray Data too, on so many")
     return made.parse_args()
-
-
-def _bytes(text: str) -> int:
-    from pydantic import TypeAdapter
-
-    return int(TypeAdapter(Bytes).validate_python(text))
 
 
 def _first(table: pa.Table, limit: int) -> slice:
@@ -226,8 +205,6 @@ def _judged(kept: np.ndarray, exact: Truth) -> dict[str, Any]:
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
-    yield corpus.heading()
-    yield ""
     c = told["corpus"]
     yield f"Corpus: {c['files']:,} distinct files, {c['bytes'] / 1e6:.1f} MB of {c['source']}; {c['pairs']:,} pairs at J >= {THRESHOLD}."
     yield f"{os.cpu_count()} cores; {', '.join(f'{k} {v}' for k, v in told['versions'].items())}. Compiling took {told['ours']['compile_s']} s of the first run."

@@ -10,17 +10,12 @@ detect-secrets, where its command is found, scans a few megabytes of the same fi
 """
 
 import argparse
-import json
-import os
-import platform
 import resource
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,39 +30,27 @@ from tests.bench import corpus
 from tests.running import recipe_file, run
 
 STEPS = {"raw": "ingest + licence", "private": "redact", "clean": "filter, bigcode"}
-LIMIT, RATE = 100_000_000, 3_000_000
-"""Bytes of corpus by default; and what to take for a second of `--seconds`."""
 RIVAL_BYTES = 3_000_000
 """detect-secrets reads 0.13 MB/s: this much takes it half a minute."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
-    limit = min(LIMIT, given.seconds * RATE) if given.seconds else LIMIT
-    table = corpus.load(given.corpus, limit)
+    table = corpus.load(given.corpus, given.limit)
     with tempfile.TemporaryDirectory() as folder:
         write = folders if given.layout == "folders" else one_table
         result = measured(table, Path(folder), write)
         result["rivals"] = rivals(table, Path(folder), given.detect_secrets)
     result["corpus"] = corpus.described(table, given.corpus)
     result["versions"] = corpus.versions("pyarrow", "numba", "numpy", "detect-secrets")
-    text = shown(result)
-    print(text)
-    if given.out:
-        Path(given.out).write_text(f"{_heading(arguments)}\n{text}")
-    if given.json:
-        print(json.dumps(result))
+    corpus.tell(result, [shown(result)], given)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.filter", description=__doc__)
-    parser.add_argument("--corpus", help="a folder of repositories, or Parquet: repo, path, text")
-    parser.add_argument("--seconds", type=int, help="about how long it may take")
-    parser.add_argument("--as", dest="layout", choices=["table", "folders"], default="table")
-    parser.add_argument("--detect-secrets", default="detect-secrets", help="its command")
-    parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--out", help="also write the table to this Markdown file")
-    return parser
+    made = corpus.parser(__doc__, "100M")
+    made.add_argument("--as", dest="layout", choices=["table", "folders"], default="table")
+    made.add_argument("--detect-secrets", default="detect-secrets", help="its command")
+    return made
 
 
 def measured(table: pa.Table, folder: Path, write: Callable[[pa.Table, Path], int]) -> Any:
@@ -182,12 +165,6 @@ def shown(result: dict[str, Any]) -> str:
             "",
         ]
     )
-
-
-def _heading(arguments: list[str] | None) -> str:
-    command = " ".join(["python -m tests.bench.filter", *(arguments or sys.argv[1:])])
-    machine = f"{platform.machine()}, {os.cpu_count()} cores"
-    return f"# Filter, {date.today()}\n\n`{command}` on {machine}\n"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from pipeline.core.files import Files
 from pipeline.core.job import base_shard
 from pipeline.core.store import Store
 from tests.bench import corpus
-from tests.bench.dedup import _bytes
 from tests.running import bare_job, stored
 
 PARTS = (8, 4, 2, 1)
@@ -35,26 +33,15 @@ DOCUMENTS, PAIRS = 20_000_000, 20_000_000
 
 
 def main() -> None:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument("--corpus")
-    made.add_argument("--limit", default="800M")
+    made = corpus.parser(__doc__, "800M")
     made.add_argument("--workers", type=int, default=os.cpu_count())
-    made.add_argument("--json", action="store_true")
-    made.add_argument("--out")
     made.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     args = made.parse_args()
     if args.step:
         print(json.dumps(_STEPS[args.step[0]](*args.step[1:])))
         return
-    told = _measured(args.corpus, _bytes(args.limit), args.workers)
-    report = "\n".join(_lines(told))
-    print(report)
-    if args.out:
-        Path(args.out).write_text(report + "\n")
-    if args.json:
-        print(json.dumps(told))
+    told = _measured(args.corpus, args.limit, args.workers)
+    corpus.tell(told, _lines(told), args)
 
 
 def _measured(where: str | None, limit: int, workers: int) -> dict[str, Any]:
@@ -151,8 +138,6 @@ _STEPS = {"make": make, "run": run, "clusters": clusters}
 
 
 def _lines(told: dict[str, Any]) -> Iterator[str]:
-    yield corpus.heading()
-    yield ""
     versions = ", ".join(f"{k} {v}" for k, v in told["versions"].items())
     yield f"{told['corpus']}; {told['workers']} workers of Ray Data on {os.cpu_count()} cores; {versions}."
     yield ""

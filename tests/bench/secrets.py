@@ -25,11 +25,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
 from pipeline import redact
 from pipeline.core.arrays import flat
-from pipeline.core.config import Bytes
 from pipeline.core.files import edited
 from tests.bench import corpus
 from tests.pipeline.kernels.planted import KINDS, cases
@@ -44,8 +42,8 @@ CFG = redact.Config()
 
 def main() -> None:
     args = _arguments()
-    table = corpus.load(args.corpus, _bytes(args.limit))
-    sample = corpus.load(args.corpus, _bytes(args.rival_limit))
+    table = corpus.load(args.corpus, args.limit)
+    sample = corpus.load(args.corpus, args.rival_limit)
     planted = {kind: cases(kind, Random(kind), args.each) for kind in KINDS}
     told: dict[str, Any] = {
         "ours": _speed(table) | {"planted": _recall(planted, _ours)},
@@ -56,33 +54,15 @@ def main() -> None:
     told["ours"] |= _false(table, "whole") | _false(sample, "sample")
     if command := shutil.which(args.detect_secrets):
         told["rivals"]["detect-secrets"] = _rival(command, sample, planted)
-    report = "\n".join(_lines(told))
-    print(report)
-    if args.out:
-        Path(args.out).write_text(report + "\n")
-    if args.json:
-        print(json.dumps(told))
+    corpus.tell(told, _lines(told), args)
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    made.add_argument(
-        "--corpus",
-        help="folder of repositories, Parquet file or folder of them; default: what is installed",
-    )
-    made.add_argument("--limit", default="60M", help="bytes of text to take")
-    made.add_argument("--rival-limit", default="3M", help="bytes that both get")
+    made = corpus.parser(__doc__, "60M")
+    made.add_argument("--rival-limit", type=corpus.size, default="3M", help="bytes that both get")
     made.add_argument("--each", type=int, default=5, help="secrets of each kind in each language")
     made.add_argument("--detect-secrets", default="detect-secrets", help="the command")
-    made.add_argument("--json", action="store_true")
-    made.add_argument("--out")
     return made.parse_args()
-
-
-def _bytes(text: str) -> int:
-    return int(TypeAdapter(Bytes).validate_python(text))
 
 
 def _cpu(work: Callable[[], Any], who: int = resource.RUSAGE_SELF) -> float:

@@ -29,7 +29,6 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from pipeline import pack, tokenize, tokenizer
-from pipeline.core.config import Bytes
 from pipeline.core.files import Files
 from pipeline.core.job import stack
 from pipeline.core.runner import Artifact
@@ -56,30 +55,15 @@ def main() -> None:
         shutil.rmtree(folder)
     told["corpus"] = corpus.described(table, args.corpus)
     told["versions"] = corpus.versions(*LIBRARIES)
-    report = "\n".join(_lines(told))
-    print(report)
-    if args.out:
-        Path(args.out).write_text(report + "\n")
-    if args.json:
-        print(json.dumps(told))
+    corpus.tell(told, _lines(told), args)
 
 
 def _arguments() -> argparse.Namespace:
-    made = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    size = TypeAdapter(Bytes).validate_python
-    made.add_argument(
-        "--corpus",
-        help="folder of repositories, Parquet file or folder of them; default: what is installed",
-    )
-    made.add_argument("--limit", type=size, default="100M", help="bytes of text to take")
+    made, size = corpus.parser(__doc__, "100M"), corpus.size
     made.add_argument("--train", type=size, default="20M", help="bytes to learn the vocabulary on")
     made.add_argument("--size", type=int, default=32_000, help="entries of the vocabulary")
     made.add_argument("--rival-limit", type=size, default="100M", help="bytes each rival gets")
     made.add_argument("--runs", type=int, default=3, help="runs with gigatoken; the median counts")
-    made.add_argument("--json", action="store_true")
-    made.add_argument("--out")
     return made.parse_args()
 
 

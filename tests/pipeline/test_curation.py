@@ -13,6 +13,7 @@ from pipeline.core.licences import from_metadata, from_text, permissive
 
 EVALDATA = Path(os.environ.get("ICEFLOE_EVALDATA", Path(__file__).parents[3] / "shared/evaldata"))
 
+
 def documents(texts: list[str], **columns: list) -> pa.Table:
     n = len(texts)
     base = {
