@@ -159,9 +159,10 @@ def whole(source: Path) -> dict[str, Any]:
 
 
 def curation(source: Path | list[Any]) -> dict[str, Any]:
-    """The curation steps of the snowcoder recipe over a folder, ending in packed batches."""
+    """The curation steps of the snowcoder recipe over a folder, in many shards, ending in packed batches."""
+    given = str(source) if isinstance(source, Path) else source
     return {
-        "raw": {"use": "ingest", "source": str(source) if isinstance(source, Path) else source},
+        "raw": {"use": "ingest", "source": given, "shard_bytes": "30k"},
         "private": {"use": "redact", "files": "raw"},
         "clean": {"use": "filter", "files": "private"},
         "unique": {"use": "dedup", "files": "clean"},

@@ -28,7 +28,7 @@ def shards(repos: list[Repo], most: int, limit: int, mark: str) -> Iterator[dict
     is one. mark: what else the rows depend on.
     """
     small: list[Repo] = []
-    sizes = {id(r): _size(r.entries, most) for r in repos}
+    sizes = {id(r): _held(r, most) for r in repos}
     for repo in repos:
         if repo.kind == "table":
             yield _item([repo], "", mark)
@@ -38,6 +38,13 @@ def shards(repos: list[Repo], most: int, limit: int, mark: str) -> Iterator[dict
             small.append(repo)
     groups = _cut(small, lambda r: sizes[id(r)], lambda r: f"{r.source}/{r.name}", limit)
     yield from (_item(group, "", mark) for group in groups)
+
+
+def _held(repo: Repo, most: int) -> int:
+    """About the bytes of a repository; source text packs to a quarter or less."""
+    if repo.kind == "archive":
+        return 4 * repo.entries[0].size
+    return _size(repo.entries, most)
 
 
 def _size(entries: Iterable[Entry], most: int) -> int:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -46,12 +45,7 @@ def digests(store: Path, name: str) -> dict[str, str]:
     return {e["step"]: e["digest"] for e in runs.steps(Store(str(store)), name)}
 
 
-def _curation(source: Path) -> dict[str, Any]:
-    steps = curation(source)
-    return steps | {"raw": steps["raw"] | {"shard_bytes": "40k"}}
-
-
-RECIPES = {"curation": _curation, "whole": whole}
+RECIPES = {"curation": curation, "whole": whole}
 
 
 @pytest.fixture(scope="module", params=RECIPES)

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline import holdout, select
 from pipeline.core.errors import StageError
 from pipeline.core.licences import from_metadata, from_text, permissive
+from tests.corpus import repositories
+from tests.running import curation, recipe_file, run
 
 EVALDATA = Path(os.environ.get("ICEFLOE_EVALDATA", Path(__file__).parents[3] / "shared/evaldata"))
 
@@ -86,3 +89,28 @@ def test_select_fills_each_languages_quota_in_rank_order() -> None:
     assert select.quotas(table, mixed) == {"C": 30.0, "Go": 0.0}
     with pytest.raises(StageError, match="'Goo', a language without documents; did you mean 'Go'"):
         select.quotas(table, select.Config(budget=60, mix={"Goo": 1.0}))
+
+
+def judged(store: Path, manifests: dict) -> dict[tuple[str, int, str], dict]:
+    """(step, layer, uid) -> the row of that layer, but for where its values lie in a flat file."""
+    out = {}
+    for step, manifest in manifests.items():
+        for number, layer in enumerate(manifest["layers"]):
+            for record in layer["shards"]:
+                for row in pq.read_table(store / record["file"]).to_pylist():
+                    row.pop("start", None)
+                    out[(step, number, row["uid"])] = row
+    return out
+
+
+def test_any_cut_into_shards_judges_every_document_alike(tmp_path: Path) -> None:
+    source = repositories(tmp_path / "source", 10)
+    name = recipe_file(tmp_path / "cut.yaml", curation(source))
+    found, shards = [], []
+    for size in ("5k", "40k", "64M"):
+        store = tmp_path / size
+        made = run(name, store, f"raw.shard_bytes={size}", until="tokens")
+        found.append(judged(store, made))
+        shards.append(len(made["raw"]["base"]))
+    assert shards[0] > shards[1] > shards[2] == 1
+    assert found[0] == found[1] == found[2]

@@ -22,12 +22,12 @@ def body(seed: int, lines: int = 60) -> list[str]:
 
 
 def decided(
-    rows: list[dict[str, Any]], folder: Path, shards: int = 1, **settings: Any
+    rows: list[dict[str, Any]], folder: Path, shards: int = 1, workers: int = 0, **settings: Any
 ) -> list[tuple[str | None, int | None, float | None]]:
     """(rule, number of the kept twin, similarity) of each row."""
     store = Store(str(folder))
     files = stored(rows, store, shards)
-    job = bare_job(store, "dedup")
+    job = bare_job(store, "dedup", workers=workers)
     dedup.run(files, dedup.Config(**settings), job)
     found = verdicts_of(job)
     uids = [u for n in range(len(rows)) for u in [_uid(files, rows, n)]]
@@ -137,6 +137,19 @@ def test_any_cut_into_shards_gives_the_same_verdicts(tmp_path: Path) -> None:
     results = [decided(rows, tmp_path / str(n), shards=n) for n in (1, 2, 7, 40)]
     for one, other in pairwise(results):
         assert one == other
+
+
+@pytest.mark.ray
+def test_through_ray_every_stage_decides_the_same(
+    tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": "\n".join([*body(n % 9, 30), *body(n + 100, 1 + n % 8)])} for n in range(150)]
+    here = decided(rows, tmp_path / "here", shards=5)
+    assert len({f[0] for f in here}) > 1
+    monkeypatch.setattr(dedup, "FEW", 0)
+    monkeypatch.setattr(dedup, "_PAIRS", 16)
+    for workers in (1, 2, 4):
+        assert decided(rows, tmp_path / str(workers), shards=5, workers=workers) == here
 
 
 def test_a_hot_family_is_thinned_to_one(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ def test_the_order_of_sources_does_not_matter(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, 2, 4])
 def test_workers_do_not_change_a_byte(
     made: tuple[str, Path], tmp_path: Path, workers: int, ray_local: None
 ) -> None:
