@@ -20,18 +20,20 @@ RATIO, FLOOR = 200, 100_000_000
 """An archive may unpack to RATIO times its size plus FLOOR bytes (ours: source text packs to a tenth,
 gzip ends at a thousandth)."""
 _PIECE = 1 << 20
+_BZ2 = (b"1AY&SY", b"\x17rE8P\x90")
+"""What follows `BZh9`: a block, or the end of an empty stream. Three letters alone may be text."""
 
 
 def opened(where: str) -> IO[bytes]:
     """A file's plain bytes: gzip, bzip2, xz and zstd are known by how they begin."""
     with open(where, "rb") as f:
-        head = f.read(6)
+        head = f.read(10)
     if head.startswith(b"\x28\xb5\x2f\xfd"):
         native: Any = pa.CompressedInputStream(pa.OSFile(where), "zstd")
         return io.BufferedReader(native, _PIECE)
     if head.startswith(b"\x1f\x8b"):
         return io.BufferedReader(gzip.open(where), _PIECE)  # type: ignore[type-var]
-    if head.startswith(b"BZh"):
+    if head.startswith(b"BZh") and head[4:] in _BZ2:
         return bz2.open(where)
     return lzma.open(where) if head.startswith(b"\xfd7zXZ\0") else open(where, "rb")
 

@@ -6,6 +6,7 @@ import json
 import os
 import tarfile
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import pytest
 
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.runner import Artifact
+from pipeline.core.schema import digest, uid
 from pipeline.core.store import Store
+from tests import poison
 from tests.corpus import repositories, write
 from tests.running import recipe_file, run
 
@@ -317,3 +320,155 @@ def test_rows_with_impossible_numbers_and_names_are_read(tmp_path: Path) -> None
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     rows, _, _ = ingest(tmp_path, str(tmp_path / "a.jsonl"))
     assert [(r["path"], r["stars"]) for r in rows] == [("a\\ud800.py", None)] * 2
+
+
+def test_the_poison_sources_are_accounted_for_rule_by_rule(tmp_path: Path) -> None:
+    source = poison.sources(tmp_path / "in", poison.SMALL)
+    _, ledger, counts = ingest(tmp_path, source, f"raw.max_bytes={poison.LIMIT}")
+    found = {"kept": counts["kept"], "quarantine": counts["quarantined"]} | counts["dropped"]
+    assert found == poison.accounted(poison.SMALL)
+    bad = {r["path"]: r["rule"] for r in ledger if r["repo"] == "bad"}
+    assert bad == {path: rule for path, rule in poison.EXPECTED.items() if rule}
+    assert all(r["evidence"] for r in ledger if r["rule"] in ("quarantine", "too_large"))
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+LICENSED = {
+    "LICENSE": "SPDX-License-Identifier: MIT",
+    "a.py": "x = 1\n",
+    "own.py": "# SPDX-License-Identifier: GPL-3.0-only\nx = 2\n",
+    "vendor/COPYING": "SPDX-License-Identifier: Apache-2.0",
+    "vendor/v.py": "x = 3\n",
+}
+
+
+def test_a_files_own_licence_counts_before_the_nearest_above_it(tmp_path: Path) -> None:
+    write(tmp_path / "src/one", LICENSED)
+    write(tmp_path / "src/none", {"b.py": "y = 1\n"})
+    rows, _, _ = ingest(tmp_path, str(tmp_path / "src"))
+    assert {r["path"]: r["licence"] for r in rows} == {
+        "a.py": "MIT",
+        "own.py": "GPL-3.0-only",
+        "vendor/v.py": "Apache-2.0",
+        "b.py": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept", "dropped"),
+    [
+        ("permissive", {"a.py", "vendor/v.py"}, {"GPL-3.0-only", "none stated"}),
+        ("permissive+unlicensed", {"a.py", "vendor/v.py", "b.py"}, {"GPL-3.0-only"}),
+        ("[GPL-3.0-only]", {"own.py"}, {"MIT", "Apache-2.0", "none stated"}),
+    ],
+)
+def test_licence_policies(tmp_path: Path, policy: str, kept: set, dropped: set) -> None:
+    write(tmp_path / "src/one", LICENSED)
+    write(tmp_path / "src/none", {"b.py": "y = 1\n"})
+    rows, ledger, _ = ingest(tmp_path, str(tmp_path / "src"), f"raw.licences={policy}")
+    assert {r["path"] for r in rows} == kept
+    assert {r["evidence"] for r in ledger if r["rule"] == "licence"} == dropped
+
+
+def test_opted_out_files_are_counted_with_the_line_that_hit(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write(tmp_path / "src" / name, {"a.py": f"{name} = 1\n", "secret/b.py": f"{name} = 2\n"})
+    (tmp_path / "out.txt").write_text("repo: Two # asked in May\npath: one/secret/**\n")
+    overrides = (str(tmp_path / "src"), f"raw.opt_out={tmp_path / 'out.txt'}")
+    rows, ledger, _ = ingest(tmp_path, *overrides)
+    assert [(r["repo"], r["path"]) for r in rows] == [("one", "a.py")]
+    assert {(r["rule"], r["evidence"]) for r in ledger} == {
+        ("opt_out", "repo: Two"),
+        ("opt_out", "path: one/secret/**"),
+    }
+    manifest = next((tmp_path / "store/ingest").glob("*/manifest.json"))
+    assert json.loads(manifest.read_text())["facts"]["opted_out"] == 3
+    (tmp_path / "out.txt").write_text("repo: one\n")
+    assert {r["repo"] for r in ingest(tmp_path, *overrides)[0]} == {"two"}
+
+
+BOOK = {
+    "nbformat": 4,
+    "metadata": {"kernelspec": {"language": "python", "name": "python3"}},
+    "cells": [
+        {"cell_type": "markdown", "source": ["Add."]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"text": "no"}]},
+    ],
+}
+
+
+@pytest.mark.parametrize("how", ["script", "raw", "drop"])
+def test_notebooks(tmp_path: Path, how: str) -> None:
+    write(tmp_path / "src/r", {"n.ipynb": json.dumps(BOOK), "a.py": "y = 1\n"})
+    rows, ledger, _ = ingest(tmp_path, str(tmp_path / "src"), f"raw.notebooks={how}")
+    found = {r["path"]: (r["language"], r["text"]) for r in rows}
+    if how == "drop":
+        assert rules(ledger) == {"n.ipynb": "notebook"}
+    else:
+        language, text = found["n.ipynb"]
+        assert language == ("Python" if how == "script" else "Jupyter Notebook")
+        assert ("x = 1" in text, "outputs" in text) == (True, how == "raw")
+
+
+def test_redacted_at_ingest_the_store_never_holds_a_secret(tmp_path: Path) -> None:
+    address = "jane.roe@widgets-inc.com"
+    write(tmp_path / "src/r", {"a.py": f"# by {address}\nx = 1\n", "b.py": "y = 1\n"})
+    rows, _, _ = ingest(tmp_path, str(tmp_path / "src"), "raw.redact=true")
+    assert {r["path"]: r["text"] for r in rows} == {
+        "a.py": "# by <EMAIL>\nx = 1\n",
+        "b.py": "y = 1\n",
+    }
+    record = json.loads(next((tmp_path / "store/ingest").glob("*/manifest.json")).read_text())
+    table = pq.read_table(tmp_path / "store" / record["base"][0]["file"])
+    for row in table.to_pylist():
+        assert row["bytes"] == len(row["text"].encode())
+        assert row["content"] == digest(row["text"])
+        assert row["uid"] == uid(row["source"], row["repo"], row["path"], row["content"])
+
+
+def test_large_tables_become_several_shards_and_repositories_stay_together(tmp_path: Path) -> None:
+    rows = [
+        {"content": f"x = {n}\n" * 100, "repo": f"r{n % 3}", "path": f"{n}.py"} for n in range(60)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet", row_group_size=7)
+    found, _, counts = ingest(tmp_path, str(tmp_path / "a.parquet"), "raw.shard_bytes=10k")
+    manifest = json.loads(next((tmp_path / "store/ingest").glob("*/manifest.json")).read_text())
+    assert counts["kept"] == 60
+    assert len(manifest["base"]) > 3
+    for record in manifest["base"]:
+        names = pq.read_table(tmp_path / "store" / record["file"])["repo"].to_pylist()
+        changes = sum(a != b for a, b in pairwise(names))
+        assert changes == len(set(names)) - 1
+    assert {r["path"] for r in found} == {r["path"] for r in rows}
+
+
+def test_a_row_that_is_there_twice_in_a_table_is_one_document(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([*ROWS, ROWS[0]]), tmp_path / "a.parquet")
+    rows, ledger, _ = ingest(tmp_path, str(tmp_path / "a.parquet"))
+    assert (len(rows), [r["rule"] for r in ledger]) == (2, ["same_file"])
+
+
+def test_many_small_repositories_share_shards(tmp_path: Path) -> None:
+    for n in range(300):
+        write(tmp_path / f"src/r{n}", {"a.py": f"x = {n}\n" * 20})
+    rows, _, _ = ingest(tmp_path, str(tmp_path / "src"), "raw.shard_bytes=40k")
+    manifest = json.loads(next((tmp_path / "store/ingest").glob("*/manifest.json")).read_text())
+    assert len(rows) == 300
+    assert 5 < len(manifest["base"]) < 40
+    assert manifest["facts"]["repositories"] == 300
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("raw.max_bytes=0", "max_bytes is 0; it must be at least 1"),
+        ("raw.shard_bytes=-1", "shard_bytes is -1"),
+        ("raw.licences=permisive", "did you mean 'permissive'"),
+        ("raw.languages=[python]", "'python' is written 'Python'"),
+        ("raw.opt_out=nowhere.txt", "nowhere.txt"),
+    ],
+)
+def test_settings_out_of_bounds_are_refused(tmp_path: Path, override: str, message: str) -> None:
+    write(tmp_path / "src/r", {"a.py": "x = 1\n"})
+    with pytest.raises(RecipeError, match=message):
+        ingest(tmp_path, str(tmp_path / "src"), override)
