@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from cluster import runs
@@ -29,7 +28,7 @@ cli = typer.Typer(
     rich_markup_mode="rich",
     help="Source repositories in, a small good code model out, served over HTTP.",
 )
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+out = logs.Terminal(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 RecipeName = Annotated[
     str, typer.Argument(help="A shipped recipe (snowcoder) or a path to a .yaml.")

@@ -7,12 +7,29 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+_PICTURES = {n: 0x2400 + n for n in range(32) if chr(n) not in "\t\n"} | dict.fromkeys(
+    range(127, 160), 65533
+)
+
+
+class Terminal(Console):
+    """Shows control characters as pictures on a terminal: a file's text must not move the cursor."""
+
+    def render(self, *args: Any, **kwargs: Any) -> Iterator[Segment]:
+        """Segments as rich makes them, their text made harmless."""
+        for segment in super().render(*args, **kwargs):
+            raw = segment.control or not self.is_terminal
+            yield segment if raw else segment._replace(text=segment.text.translate(_PICTURES))
+
+
+console = Terminal(stderr=True, soft_wrap=True, highlight=False)
 
 
 def setup(verbose: bool = False) -> None:
