@@ -79,7 +79,8 @@ def phase(
     fed = batches.Batches(
         index, [Path(p) for p in sidecars], facts["length"], cfg.batch, cfg.seed, cfg.spm_rate
     )
-    summary = fit.fit(model, fed, cfg, folder=folder, world=world, before=before)
+    scales = architectures.scales(cfg.model, model)
+    summary = fit.fit(model, fed, cfg, folder=folder, world=world, before=before, scales=scales)
     if world.rank == 0:
         card = {
             "model": cfg.model,

@@ -1,20 +1,50 @@
 """Models by name, as transformers configurations: every checkpoint is an ordinary folder.
 
-snowcoder-1.3b is Arctic-SnowCoder's (2409.02326 §2.1: Llama 2 with tied embeddings), snowcoder-tiny
-its twin for two CPU cores. Knows nothing of data or training.
+The five papers' models, each with a tiny twin for two CPU cores (ours). Crystal's muP is a matter of
+how the same weights are initialised and stepped (`Scale`), so that no checkpoint needs converting.
+Knows nothing of data or training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PhiConfig,
+    StableLmConfig,
+    Starcoder2Config,
+)
 from transformers.utils.logging import disable_progress_bar
 
 from pipeline.core.errors import RecipeError, did_you_mean
 from pipeline.core.schema import END, FIM_PAD
+
+
+class Scale(NamedTuple):
+    """How a weight differs from a plain one: its stored value is `stored` times the one that the
+    paper's learning rate, decay and gradient mean, and that rate is `lr` times the schedule's.
+
+    init: standard deviation of the paper's value; None leaves what transformers draws.
+    """
+
+    stored: float = 1.0
+    lr: float = 1.0
+    init: float | None = None
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """config: (vocabulary, context) -> transformers configuration. scales: of such a model, the
+    weights that are not plain, by name."""
+
+    config: Callable[[int, int], Any]
+    scales: Callable[[Any], dict[str, Scale]] = lambda model: {}
 
 
 def build(name: str, vocab_size: int, context: int, seed: int) -> Any:
@@ -31,14 +61,37 @@ def build(name: str, vocab_size: int, context: int, seed: int) -> Any:
         raise RecipeError(f"model is {name!r}: no architecture or folder of that name{near}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(ARCHITECTURES[name](vocab_size, context)).eval()
+        model = _new(name, vocab_size, context)
+        _draw(model, scales(name, model))
+        return model.eval()
+
+
+def scales(name: str, model: Any) -> dict[str, Scale]:
+    """The weights of a model of that architecture that are not plain; none for a folder."""
+    return ARCHITECTURES[name].scales(model) if name in ARCHITECTURES else {}
 
 
 def count(name: str, vocab_size: int, context: int) -> int:
     """Parameters of an architecture, tied ones once; nothing is allocated."""
     with torch.device("meta"):
-        model = LlamaForCausalLM(ARCHITECTURES[name](vocab_size, context))
-    return sum(p.numel() for p in model.parameters())
+        return sum(p.numel() for p in _new(name, vocab_size, context).parameters())
+
+
+def _new(name: str, vocab_size: int, context: int) -> Any:
+    config = ARCHITECTURES[name].config(vocab_size, context)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+@torch.no_grad()
+def _draw(model: nn.Module, of: Mapping[str, Scale]) -> None:
+    """Draw the weights that have a deviation of their own, cut at two of it; scale the others."""
+    for name, weight in model.named_parameters():
+        scale = of.get(name, Scale())
+        if scale.init is not None:
+            std = scale.init
+            nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+        if scale.stored != 1:
+            weight.mul_(scale.stored)
 
 
 def _load(folder: Path, vocab_size: int, context: int) -> Any:
@@ -60,30 +113,124 @@ def _load(folder: Path, vocab_size: int, context: int) -> Any:
     return model.eval()
 
 
-def _llama(layers: int, width: int, ffn: int, heads: int, vocab_size: int, context: int) -> Any:
-    """Llama 2: RMSNorm, SwiGLU, rotary embeddings over the whole head, no biases; tied here."""
+def _common(layers: int, width: int, ffn: int, heads: int, vocab: int, context: int) -> Any:
+    """What all of them are told in the same words; rotary base 10,000."""
+    return {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "max_position_embeddings": context,
+        "initializer_range": 0.02,
+        "bos_token_id": END,
+        "eos_token_id": END,
+        "pad_token_id": FIM_PAD,
+    }
+
+
+def _rotary(share: float) -> dict[str, Any]:
+    rotary = {"rope_type": "default", "rope_theta": 10000.0}
+    return rotary if share == 1 else {**rotary, "partial_rotary_factor": share}
+
+
+def _llama(*shape: int, tied: bool) -> Any:
+    """Llama 2: RMSNorm, SwiGLU, rotary embeddings over the whole head, no biases."""
     return LlamaConfig(
-        vocab_size=vocab_size,
-        hidden_size=width,
-        intermediate_size=ffn,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=context,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        **_common(*shape),
+        num_key_value_heads=shape[3],
+        rope_parameters=_rotary(1),
         rms_norm_eps=1e-5,
-        initializer_range=0.02,
-        tie_word_embeddings=True,
-        bos_token_id=END,
-        eos_token_id=END,
-        pad_token_id=FIM_PAD,
-        attn_implementation="sdpa",
+        tie_word_embeddings=tied,
     )
 
 
-ARCHITECTURES: dict[str, Callable[[int, int], Any]] = {
-    "snowcoder-1.3b": partial(_llama, 24, 2048, 5632, 16),
-    "snowcoder-tiny": partial(_llama, 4, 128, 352, 4),
+def _codeshell(groups: int, *shape: int) -> Any:
+    """CodeShell: GPT-2 (LayerNorm, biases, tanh GELU, dropout 0.1) with `groups` of shared keys and
+    rotary embeddings over the whole head: in transformers that is Starcoder2."""
+    return Starcoder2Config(
+        **_common(*shape),
+        num_key_value_heads=groups,
+        rope_parameters=_rotary(1),
+        norm_epsilon=1e-5,
+        sliding_window=None,
+        use_bias=True,
+        tie_word_embeddings=True,
+        embedding_dropout=0.1,
+        residual_dropout=0.1,
+        attention_dropout=0.1,
+    )
+
+
+def _phi(*shape: int) -> Any:
+    """phi-1: attention and MLP side by side, half of each head rotary, dropout 0.1 (2306.11644 §2.3)."""
+    return PhiConfig(
+        **_common(*shape),
+        num_key_value_heads=shape[3],
+        rope_parameters=_rotary(0.5),
+        layer_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        resid_pdrop=0.1,
+        attention_dropout=0.1,
+    )
+
+
+def _crystal(*shape: int) -> Any:
+    """CrystalCoder: LayerNorm, SwiGLU, a quarter of each head rotary: StableLM in transformers.
+
+    That has biases on queries, keys and values alone; theirs on the other matrices are left out (ours).
+    """
+    return StableLmConfig(
+        **_common(*shape),
+        num_key_value_heads=shape[3],
+        rope_parameters=_rotary(0.25),
+        layer_norm_eps=1e-5,
+        use_qkv_bias=True,
+        tie_word_embeddings=True,
+    )
+
+
+EMBEDDING, OUTPUT, BASE_WIDTH, INIT = 14.6, 2.22, 256, 0.073
+"""CrystalCoder's muP (pretrain/params/phase1): embeddings times 14.6; logits times 2.22 / m, matrices'
+learning rate times 1 / m and their deviation 0.073 / sqrt(m), m being width / 256."""
+
+
+def _mup(model: Any) -> dict[str, Scale]:
+    """CrystalCoder's muP as scales of an ordinary StableLM with tied embeddings.
+
+    Its embeddings are stored 14.6 times as large; the last norm takes the logits' factor, and the
+    queries the step from 1/sqrt(d) to 1/d in attention.
+    """
+    m = model.config.hidden_size / BASE_WIDTH
+    head = model.config.hidden_size // model.config.num_attention_heads
+    matrix, out = INIT * m**-0.5, INIT * (2 * m * model.config.num_hidden_layers) ** -0.5
+    found = {}
+    for name, weight in model.named_parameters():
+        if "embed_tokens" in name:
+            found[name] = Scale(EMBEDDING, 1, INIT)
+        elif name.startswith("model.norm."):
+            found[name] = Scale(OUTPUT / m / EMBEDDING, 1)
+        elif weight.ndim > 1:
+            last = name.endswith(("o_proj.weight", "down_proj.weight"))
+            found[name] = Scale(1, 1 / m, out if last else matrix)
+        if "q_proj" in name:
+            found[name] = found.get(name, Scale())._replace(stored=head**-0.5)
+    return found
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "snowcoder-1.3b": Architecture(partial(_llama, 24, 2048, 5632, 16, tied=True)),
+    "snowcoder-tiny": Architecture(partial(_llama, 4, 128, 352, 4, tied=True)),
+    "codegen25-7b": Architecture(partial(_llama, 32, 4096, 11008, 32, tied=False)),
+    "codegen25-tiny": Architecture(partial(_llama, 4, 128, 344, 4, tied=False)),
+    "codeshell-7b": Architecture(partial(_codeshell, 8, 42, 4096, 16384, 32)),
+    "codeshell-tiny": Architecture(partial(_codeshell, 2, 4, 128, 512, 8)),
+    "phi1-1.3b": Architecture(partial(_phi, 24, 2048, 8192, 32)),
+    "phi1-350m": Architecture(partial(_phi, 20, 1024, 4096, 16)),
+    "phi1-tiny": Architecture(partial(_phi, 4, 128, 512, 4)),
+    "crystal-7b": Architecture(partial(_crystal, 32, 4096, 10922, 32), _mup),
+    "crystal-tiny": Architecture(partial(_crystal, 4, 128, 341, 4), _mup),
 }
-"""Name -> (vocabulary, context) -> configuration. The tiny one (ours) takes 0.16 s of two cores
-for a step of 8 x 256 tokens and 4,096 ids."""
+"""Name -> architecture: Arctic-SnowCoder (2409.02326 §2.1), CodeGen2.5 (Llama 7B's shape, its card),
+CodeShell (its config.json), phi-1 and phi-1-small (2306.11644 §2.3), CrystalCoder (its params.yaml).
+A step of 8 x 256 tokens and 4,096 ids takes snowcoder-tiny 0.16 s of two cores."""

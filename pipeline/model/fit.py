@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.log import progress
 from pipeline.core.store import guard
 from pipeline.model import checkpoint
+from pipeline.model.architectures import Scale
 from pipeline.model.batches import IGNORED, Batches
 from pipeline.model.machine import borrowed
 from pipeline.model.schedules import rate
@@ -32,6 +33,7 @@ from pipeline.model.settings import FitConfig
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+PLAIN: Mapping[str, Scale] = {}
 SHOWN = 20
 """Documents named in the error about a broken loss (ours)."""
 
@@ -79,13 +81,15 @@ def fit(
     folder: Path,
     world: World | None = None,
     before: Path | None = None,
+    scales: Mapping[str, Scale] = PLAIN,
     on_step: Callable[[dict[str, Any]], None] = ignore,
 ) -> dict[str, Any]:
     """Train `model` in place on every step of `batches`, or on those left after a kill.
 
     folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far,
     tokens_per_s) and checkpoints/; nothing else is written. before: the folder of the phase whose
-    optimizer goes on (`optimizer: carry`). on_step sees each line's record, in every process.
+    optimizer goes on (`optimizer: carry`). scales: of the weights, by name, that are not plain
+    (`architectures.scales`). on_step sees each line's record, in every process.
     Returns steps, tokens, loss_first, loss_last and seconds of the steps that count.
     RecipeError for settings that cannot work; StageError when the loss is not finite.
     """
@@ -93,7 +97,7 @@ def fit(
     _check(batches, cfg, world)
     with borrowed(cfg.threads, world.device):
         model.to(world.device).train()
-        optimizer = adamw(model, cfg)
+        optimizer = adamw(model, cfg, scales)
         meta = _resume(model, optimizer, cfg, folder, world, before)
         net = world.wrap(Objective(model))
         with progress("train", batches.steps) as advance:
@@ -125,14 +129,39 @@ class Objective(nn.Module):
         )
 
 
-def adamw(model: nn.Module, cfg: FitConfig) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors (norms, biases) do not."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": cfg.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+def adamw(
+    model: nn.Module, cfg: FitConfig, scales: Mapping[str, Scale] = PLAIN
+) -> torch.optim.AdamW:
+    """Fused AdamW; matrices decay, vectors (norms, biases) do not.
+
+    A weight stored c times as large takes steps c times as large and gets gradients 1 / c of the
+    paper's: its group's rate, decay and epsilon make it move as the paper's would (muP, ours).
+    """
+    groups: dict[tuple[bool, Scale], list[nn.Parameter]] = {}
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            scale = scales.get(name, Scale())._replace(init=None)
+            groups.setdefault((weight.ndim > 1, scale), []).append(weight)
+    settings: list[dict[str, Any]] = [
+        {
+            "params": weights,
+            "weight_decay": cfg.weight_decay / scale.stored if decays else 0.0,
+            "eps": cfg.eps / scale.stored,
+            "scale": scale,
+        }
+        for (decays, scale), weights in groups.items()
     ]
-    return torch.optim.AdamW(groups, betas=cfg.betas, eps=cfg.eps, fused=True)
+    return torch.optim.AdamW(settings, betas=cfg.betas, eps=cfg.eps, fused=True)
+
+
+def clip(optimizer: torch.optim.Optimizer, most: float) -> torch.Tensor:
+    """Scale all gradients so that their norm is at most `most`; the norm they had, of the paper's
+    values."""
+    pairs = [(p, g["scale"].stored) for g in optimizer.param_groups for p in g["params"]]
+    given = [(p, p.grad, stored) for p, stored in pairs if p.grad is not None]
+    norm = nn.utils.get_total_norm([g if c == 1 else g * c for _, g, c in given])
+    nn.utils.clip_grads_with_norm_([p for p, _, _ in given], most, norm)
+    return norm
 
 
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
@@ -212,7 +241,7 @@ def _step(
     torch.manual_seed((cfg.seed * batches.steps + number) * world.size + world.rank)
     lr = rate(cfg.schedule, number, batches.steps)
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["scale"].lr * group["scale"].stored
     ids, labels = (torch.from_numpy(x) for x in batches.batch(number, world.rank, world.size))
     rows = max(1, cfg.micro // batches.length)
     pairs = [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids), rows)]
@@ -222,7 +251,7 @@ def _step(
             part = _forward(net, x, y, world.device) / batches.targets(number)
             (part * world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
-    norm = nn.utils.clip_grad_norm_(net.parameters(), cfg.clip)
+    norm = clip(optimizer, cfg.clip)
     optimizer.step()
     optimizer.zero_grad()
     return Step(number, began, loss, norm, lr)
