@@ -5,6 +5,7 @@ leaves checkpoints and one metrics line per step beside it. With more than one p
 runs under Ray Train. Knows nothing of where the data came from.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from pipeline.core.config import config
 from pipeline.core.errors import RecipeError
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
+from pipeline.model.schedules import inherited
 from pipeline.model.settings import FitConfig
 
-VERSION = 1
+VERSION = 2
 
 
 @config
@@ -33,6 +35,8 @@ def run(
         raise RecipeError(
             f"step {job.step}: model is {cfg.model}, but it starts from a {before['model']}"
         )
+    last = before["lr_last"] if before else None
+    cfg = replace(cfg, schedule=inherited(cfg.schedule, last))
     origin = str(start.folder / "model") if start else cfg.model
     sidecars = [str(job.store.local(name)) for name in data.facts["sidecars"]]
     told = partial(

@@ -305,6 +305,7 @@ def _record(
         "tokens": total,
         "loss_first": first,
         "loss_last": lines[-1]["loss"],
+        "lr_last": lines[-1]["lr"],
         "seconds": meta["seconds"] + seconds,
     }
 
