@@ -15,7 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -78,7 +78,9 @@ def fingerprint(cfg: Config) -> str:
     return digest(sha256_file(_suite(cfg)))
 
 
-def run(models: dict[str, Artifact], heldout: Files, cfg: Config, job: Job) -> None:
+def run(
+    models: dict[str, Annotated[Artifact, "train"]], heldout: Files, cfg: Config, job: Job
+) -> None:
     from pipeline.model.engine import Engine
 
     texts, tasks = slices(heldout, cfg, job), read_tasks(_suite(cfg))

@@ -8,7 +8,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.core.config import config
 from pipeline.core.files import Files
@@ -27,13 +27,13 @@ class Config:
 
 
 def run(
-    model: Artifact,
+    model: Annotated[Artifact, "train"],
     annotator: Artifact,
-    phases: dict[str, Artifact],
+    phases: dict[str, Annotated[Artifact, "train"]],
     files: Files,
     cfg: Config,
     job: Job,
-    scores: Artifact | None = None,
+    scores: Annotated[Artifact, "evaluate"] | None = None,
 ) -> None:
     for name, source in (("model", model.folder / "model"), ("annotator", annotator.folder)):
         shutil.rmtree(job.folder / name, ignore_errors=True)
@@ -49,7 +49,10 @@ def run(
 
 
 def model_card(
-    cfg: Config, phases: dict[str, Artifact], results: dict[str, Any], annotator: Artifact
+    cfg: Config,
+    phases: dict[str, Annotated[Artifact, "train"]],
+    results: dict[str, Any],
+    annotator: Artifact,
 ) -> str:
     """The model's README.md: front matter, phases, results, limits."""
     rows = [

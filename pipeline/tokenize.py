@@ -13,7 +13,7 @@ from dataclasses import field
 from functools import cache, partial
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ class Config:
     tokenizers (ours). gigatoken: that or an error."""
 
 
-def run(files: Files, tokenizer: Artifact, cfg: Config, job: Job) -> None:
+def run(files: Files, tokenizer: Annotated[Artifact, "tokenizer"], cfg: Config, job: Job) -> None:
     path = str(tokenizer.folder / "tokenizer.json")
     dtype = "uint16" if tokenizer.facts["size"] <= 2**16 else "uint32"
     engine = chosen(path, cfg.engine, _some(files))

@@ -8,7 +8,7 @@ runs under Ray Train. Knows nothing of where the data came from.
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.core.config import config
 from pipeline.core.errors import RecipeError
@@ -28,7 +28,11 @@ class Config(FitConfig):
 
 
 def run(
-    data: Artifact, tokenizer: Artifact, cfg: Config, job: Job, start: Artifact | None = None
+    data: Annotated[Artifact, "pack"],
+    tokenizer: Annotated[Artifact, "tokenizer"],
+    cfg: Config,
+    job: Job,
+    start: Annotated[Artifact, "train"] | None = None,
 ) -> None:
     before = start.facts if start else None
     if before and before["model"] != cfg.model:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 
@@ -206,7 +206,7 @@ def _value(text: str) -> Any:
 
 
 def _resolve(steps: dict[str, Any], where: str) -> Iterator[Step]:
-    above: list[str] = []
+    above: dict[str, str] = {}
     for name, raw in steps.items():
         at = f"{where}: step {name}"
         if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name == "run":
@@ -215,19 +215,23 @@ def _resolve(steps: dict[str, Any], where: str) -> Iterator[Step]:
             raise RecipeError(f"{at}: a step reads {{use: BOX, ...}}")
         module = box(str(raw["use"]), at)
         yield _step(name, raw, module, above, at)
-        above.append(name)
+        above[name] = str(raw["use"])
 
 
-def _step(name: str, raw: dict[str, Any], module: ModuleType, above: list[str], at: str) -> Step:
+def _step(
+    name: str, raw: dict[str, Any], module: ModuleType, above: dict[str, str], at: str
+) -> Step:
     parameters = inputs_of(module)
     given = {k: v for k, v in raw.items() if k in parameters}
     for key, value in given.items():
-        if isinstance(value, list | dict) and str(_annotation(module, key)) in (
-            "Files",
-            "Artifact",
-        ):
+        kind = get_origin(_annotation(module, key))
+        if kind is dict and not isinstance(value, dict):
+            raise RecipeError(
+                f"{at}: {key} is {value!r}; it takes a mapping such as {{name: step}}"
+            )
+        if kind is not dict and isinstance(value, list | dict):
             raise RecipeError(f"{at}: {key} is {value!r}; it takes the name of one step")
-        _check_edges(key, value, above, at)
+        _check_edges(key, value, above, makers(module, key), at)
     for key, needed in parameters.items():
         if needed and key not in given:
             raise RecipeError(f"{at}: {key} is required: the name of a step above")
@@ -237,11 +241,19 @@ def _step(name: str, raw: dict[str, Any], module: ModuleType, above: list[str], 
     return Step(name, raw["use"], cfg, given, policy, raw.get("pin"))
 
 
-def _check_edges(key: str, value: Any, above: list[str], at: str) -> None:
+def _check_edges(
+    key: str, value: Any, above: dict[str, str], boxes: tuple[str, ...], at: str
+) -> None:
     for name in edges(value):
         if name not in above:
             raise RecipeError(
                 f"{at}: {key} is {name!r}, not a step above{did_you_mean(str(name), above)}"
+            )
+        if boxes and above[name] not in boxes:
+            right = [n for n, stage in above.items() if stage in boxes]
+            raise RecipeError(
+                f"{at}: {key} is {name!r}, which uses {above[name]}; it takes a step that uses "
+                f"{' or '.join(boxes)}" + (f", such as {right[-1]}" if right else "")
             )
 
 
@@ -253,8 +265,22 @@ def edges(value: Any) -> list[str]:
 
 
 def _annotation(module: ModuleType, parameter: str) -> Any:
-    found = inspect.signature(module.run).parameters[parameter].annotation
-    return getattr(found, "__name__", found)
+    return inspect.signature(module.run, eval_str=True).parameters[parameter].annotation
+
+
+def makers(module: ModuleType, parameter: str) -> tuple[str, ...]:
+    """The boxes whose steps an input takes, as its annotation says: `Annotated[Artifact, "train"]`.
+
+    Empty where it says nothing: any step.
+    """
+
+    def said(annotation: Any) -> Iterator[str]:
+        yield from getattr(annotation, "__metadata__", ())
+        for inner in get_args(annotation):
+            if not isinstance(inner, str):
+                yield from said(inner)
+
+    return tuple(said(_annotation(module, parameter)))
 
 
 @cache

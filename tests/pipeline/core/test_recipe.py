@@ -116,3 +116,27 @@ def test_a_list_where_one_step_is_needed_is_refused(tmp_path: Path) -> None:
     steps = STEPS | {"unique": {"use": "dedup", "files": ["clean"]}}
     with pytest.raises(RecipeError, match="takes the name of one step"):
         load(tmp_path, steps)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "tokens.tokenizer=raw",
+            "'raw', which uses ingest; it takes a step that uses tokenizer, such as vocab",
+        ),
+        (
+            "phase1.data=tokens",
+            "which uses tokenize; it takes a step that uses pack, such as batches1",
+        ),
+        ("phase2.start=batches1", "it takes a step that uses train, such as phase1"),
+        ("scores.models={final: vocab}", "it takes a step that uses train, such as phase3"),
+        ("scores.models=phase1", "it takes a mapping such as {name: step}"),
+    ],
+)
+def test_a_step_of_another_kind_is_refused_before_anything_runs(
+    override: str, message: str
+) -> None:
+    with pytest.raises(RecipeError) as error:
+        recipe.load("snowcoder", [], [override])
+    assert message in str(error.value)
