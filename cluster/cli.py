@@ -59,7 +59,7 @@ def run(
     overlays: Overlays = None,
     store: StoreUri = "store",
     until: Until = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes.")] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; none starts one here.")
     ] = None,
