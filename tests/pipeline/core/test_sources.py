@@ -213,6 +213,12 @@ def test_a_repository_above_the_limit_is_cut_into_pieces_with_the_notices_they_n
     assert any(notes[1] in p.notices for p in pieces) > all(notes[1] in p.notices for p in pieces)
 
 
+def test_many_shards_of_like_names_keep_names_of_their_own() -> None:
+    repos = [repo(f"{'long/' * 20}part-{n}", 100) for n in range(12_000)]
+    names = [i["name"] for i in groups.shards(repos, 10**6, 1, "")]
+    assert len(set(names)) == len(names) == len(repos)
+
+
 def test_the_nearest_notice_up_the_path_holds() -> None:
     by_folder = notices.stated(
         [
