@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from cluster import runs
 from pipeline.core import log as logs
@@ -57,7 +59,7 @@ def run(
     overlays: Overlays = None,
     store: StoreUri = "store",
     until: Until = None,
-    workers: Annotated[int | None, typer.Option(help="Worker processes.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Worker processes.")] = None,
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster; none starts one here.")
     ] = None,
@@ -88,9 +90,11 @@ def run(
         out.print_json(data=runs.steps(where, resolved.name))
         return
     runs.summary(where, resolved.name, out)
-    out.print(f"\n[bold]{resolved.name}[/] in {time.monotonic() - began:.0f} s. Report: {page}")
+    out.print(
+        f"\n[bold]{escape(resolved.name)}[/] in {time.monotonic() - began:.0f} s. Report: {escape(page)}"
+    )
     if where.load("runs", resolved.name, "release.json"):
-        out.print(f"Next: icefloe serve {resolved.name} --store {store}")
+        out.print(f"Next: icefloe serve {escape(f'{resolved.name} --store {store}')}")
 
 
 def _launch(job: Any, processes: int) -> Any:
@@ -133,7 +137,7 @@ def plan(
 def _plan_table(recipe: recipes.Recipe, planned: list[runner.Planned]) -> Table:
     todo = sum(not p.made for p in planned)
     budget = sum(p.step.policy.seconds or 0 for p in planned if not p.made)
-    title = f"{recipe.name}: {todo} of {len(planned)} steps to make" + (
+    title = f"{escape(recipe.name)}: {todo} of {len(planned)} steps to make" + (
         f", about {budget:.0f} s" if budget else ""
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -141,7 +145,9 @@ def _plan_table(recipe: recipes.Recipe, planned: list[runner.Planned]) -> Table:
         table.add_column(name, overflow="fold")
     for p in planned:
         seconds = "" if p.step.policy.seconds is None else f"{p.step.policy.seconds:.0f} s"
-        table.add_row(p.step.name, p.step.stage, p.key, seconds, "kept" if p.made else "run", p.why)
+        table.add_row(
+            p.step.name, p.step.stage, p.key, seconds, "kept" if p.made else "run", escape(p.why)
+        )
     return table
 
 
@@ -229,9 +235,10 @@ def verify(run: RunName = None, store: StoreUri = "store", as_json: AsJson = Fal
         out.print_json(data={"run": name, "checked": checked, "problems": found})
     else:
         for line in found:
-            out.print(f"[red]{line}[/]")
+            out.print(Text(line, style="red"))
         out.print(
-            f"{name}: {checked['files']} files and {checked['steps']} ledgers checked, {len(found)} problems"
+            f"{escape(name)}: {checked['files']} files and {checked['steps']} ledgers checked, "
+            f"{len(found)} problems"
         )
     if found:
         raise typer.Exit(2)
@@ -273,7 +280,7 @@ def serve(
 def report(run: RunName = None, store: StoreUri = "store") -> None:
     """Write the run's report.html again and print where it is."""
     where = Store(store)
-    out.print(_report(where, runs.named(where, run)))
+    out.print(escape(_report(where, runs.named(where, run))))
 
 
 @cli.command()

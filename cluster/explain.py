@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 
 from cluster.runs import made
 from pipeline.core.errors import RecipeError
@@ -145,12 +146,12 @@ def tell(story: dict[str, Any], out: Console) -> None:
     """A story for people."""
     if "left_out" in story:
         out.print(
-            f"[bold]{story['repo']}/{story['path']}[/] left out by {story['left_out']}: "
-            f"{story['rule']} {story['evidence'] or ''}"
+            f"[bold]{_name(story)}[/] left out by {story['left_out']}: "
+            f"{story['rule']} {escape(story['evidence'] or '')}"
         )
         return
     out.print(
-        f"[bold]{story['repo']}/{story['path']}[/]  {story['language']}, {story['bytes']:,} bytes, "
+        f"[bold]{_name(story)}[/]  {escape(story['language'])}, {story['bytes']:,} bytes, "
         f"licence {story['licence']}"
     )
     out.print(f"  uid {story['uid']}")
@@ -166,15 +167,20 @@ def tell(story: dict[str, Any], out: Console) -> None:
         out.print("  no phase trained on it")
 
 
+def _name(story: dict[str, Any]) -> str:
+    return escape(f"{story['repo']}/{story['path']}")
+
+
 def _said(v: dict[str, Any]) -> str:
+    """A verdict as markup; names may hold brackets (`app/[id]/page.tsx`)."""
     if not v["keep"]:
         value = f" ({v['value']:.3g})" if "value" in v else ""
-        instead = f", kept instead: {v['kept_instead']}" if "kept_instead" in v else ""
-        why = f" [{v['evidence']}]" if "evidence" in v and not instead else ""
+        instead = f", kept instead: {escape(str(v['kept_instead']))}" if "kept_instead" in v else ""
+        why = escape(f" [{v['evidence']}]") if "evidence" in v and not instead else ""
         return f"[red]dropped: {v['rule']}{value}[/]{why}{instead}"
     own = {k: x for k, x in v.items() if k not in _SKIPPED | {"step", "kind"}}
     shown = ", ".join(f"{k} {_short(x)}" for k, x in own.items())
-    return "kept" + (f" ({shown})" if shown else "")
+    return "kept" + (f" ({escape(shown)})" if shown else "")
 
 
 def _short(value: Any) -> str:

@@ -1,8 +1,8 @@
 """Files that a step kept beside files that it dropped, with the rule and the value, to judge rules by.
 
 Which files is drawn by hash, so that the same question shows the same files. A near copy is shown as
-its difference from the file that was kept instead. Texts are shown as the step's readers see them,
-redactions applied.
+its difference from the file that was kept instead. Texts are shown as the step's readers see them, and
+never with a secret in them, whatever the store holds: what is shown ends in terminals and reports.
 """
 
 import difflib
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.errors import RecipeError, did_you_mean
-from pipeline.core.files import Shard, read_shard
+from pipeline.core.files import Shard, apply_edits, read_shard
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import Store, read_parquet
@@ -80,28 +80,36 @@ def _walk(artifact: Artifact, rule: str | None, gone: bool, seed: int) -> Iterat
         return
     shards = sorted(artifact.files.shards, key=lambda s: digest(str(seed), s.name))
     for shard in shards:
-        yield from _of_shard(artifact.store, shard, artifact.manifest["step"], rule, gone, seed)
+        yield from _of_shard(
+            artifact.store, shard, len(artifact.manifest["layers"]), rule, gone, seed
+        )
 
 
 def _of_shard(
-    store: Store, shard: Shard, step: str, rule: str | None, gone: bool, seed: int
+    store: Store, shard: Shard, layers: int, rule: str | None, gone: bool, seed: int
 ) -> Iterator[Example]:
-    own = [layer for layer in shard.layers[1:] if layer.step == step]
+    """The step's files in a shard; its own layers are the last `layers` of the chain."""
+    under = len(shard.layers) - layers
+    below, own = replace(shard, layers=shard.layers[:under]), shard.layers[under:]
     told: dict[str, dict[str, Any]] = {}
     for layer in own:
         table = read_parquet(store.local(layer.file), ["uid", "keep", "rule", "value", "evidence"])
         told |= {r["uid"]: r for r in table.filter(table["keep"].is_valid()).to_pylist()}
-    below = replace(shard, layers=tuple(x for x in shard.layers if x not in own))
     table = read_shard(store, below if gone else shard, ["repo", "path", "language"])
     rows = [r | told.get(r["uid"], {"keep": True, "rule": None}) for r in table.to_pylist()]
     wanted = [r for r in rows if bool(r["keep"]) != gone and rule in (None, r["rule"])]
     texts = read_shard(store, below if gone else shard, ["text"])
     for row in sorted(wanted, key=lambda r: digest(str(seed), r["uid"])):
-        yield _example(row, _text(texts, row["uid"]))
+        text = texts.filter(pc.equal(texts["uid"], row["uid"]))["text"][0].as_py()
+        yield _example(row, _harmless(text, row["path"]))
 
 
-def _text(table: pa.Table, uid: str) -> str:
-    return str(table.filter(pc.equal(table["uid"], uid))["text"][0].as_py())[:LONGEST]
+def _harmless(text: str, path: str) -> str:
+    """The beginning of a text, its secrets replaced: a step before `redact` has them still."""
+    from pipeline.kernels import secrets
+
+    found = secrets.edits(pa.array([text]), secrets.Kinds(), pa.array([path]))
+    return apply_edits(text, found[0].as_py())[:LONGEST]
 
 
 def _example(row: dict[str, Any], text: str | None) -> Example:
@@ -127,7 +135,7 @@ def _with_diff(artifact: Artifact, example: Example) -> Example:
     if twin is None:
         return example
     lines = difflib.unified_diff(
-        twin["text"][:LONGEST].splitlines(),
+        _harmless(twin["text"], twin["path"]).splitlines(),
         example.text.splitlines(),
         f"kept {twin['repo']}/{twin['path']}",
         f"dropped {example.repo}/{example.path}",

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.core.errors import RecipeError, did_you_mean
@@ -128,9 +129,8 @@ def print_look(data: Any, out: Console) -> None:
     elif "runs" in data:
         table = _table("run", "started", "overlays", "made")
         for r in data["runs"]:
-            table.add_row(
-                r["run"], r["started"], ", ".join(r["overlays"]), f"{r['made']}/{r['steps']}"
-            )
+            told = escape(r["run"]), r["started"], escape(", ".join(r["overlays"]))
+            table.add_row(*told, f"{r['made']}/{r['steps']}")
         out.print(table)
     else:
         out.print_json(data=data)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pipeline.core.arrays import flat
 from pipeline.core.config import config
+from pipeline.core.errors import StageError
 from pipeline.core.files import Files, Shard, read_shard, verdicts
 from pipeline.core.job import Job
 from pipeline.core.licences import permissive
@@ -60,8 +61,10 @@ class Config:
             raise ValueError(f"ngram is {self.ngram}: words, 1 to 64")
         if not 64 <= self.permutations <= 1024:
             raise ValueError(f"permutations is {self.permutations}: 64 to 1024")
-        if self.bucket < 2 or self.seed < 0:
-            raise ValueError(f"bucket is {self.bucket} (2 or more), seed {self.seed} (0 or more)")
+        if not 2 <= self.bucket <= 1_000_000 or self.seed < 0:
+            raise ValueError(
+                f"bucket is {self.bucket} (2 to 1000000), seed {self.seed} (0 or more)"
+            )
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,12 @@ class Documents:
 
 
 def run(files: Files, cfg: Config, job: Job, against: Files | None = None) -> None:
+    names = {shard.name for shard in files.shards}
+    if against and names and names <= {shard.name for shard in against.shards}:
+        raise StageError(
+            f"step {job.step}: every document of `files` is one of `against`'s, so none would stay; "
+            "give it an older corpus than `files`, or leave `against` out"
+        )
     made = sketched(files, cfg, job)
     sides = ([sketched(against, cfg, job, own=False)] if against else []) + [made]
     tables = [t for side in sides for t in job.collect(side, slim, _COLUMNS)]
@@ -267,7 +276,8 @@ def candidates(
     """(pairs, agreeing bytes) of the documents `live`, from all bands, a few of them a task."""
     from datasketch import MinHashLSH
 
-    lsh = MinHashLSH(cfg.threshold, cfg.permutations, weights=(1 - RECALL, RECALL))
+    threshold = min(cfg.threshold, 0.99)  # at 1 it finds no bands that would do
+    lsh = MinHashLSH(threshold, cfg.permutations, weights=(1 - RECALL, RECALL))
     job.store.gather([live.tobytes()], scratch, "live")
     work = partial(_paired, job.store, scratch, cfg, lsh.r, fixed)
     items = [{"from": b, "to": min(b + _GROUP, lsh.b)} for b in range(0, lsh.b, _GROUP)]

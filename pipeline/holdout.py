@@ -49,9 +49,10 @@ def run(files: Files, cfg: Config, job: Job) -> None:
     everything = pa.concat_tables(tables)
     out = chosen(everything, cfg)
     if not out:
+        left = "only one repository is left" if len(everything) else "no document is left"
         raise StageError(
-            f"step {job.step}: there is only one repository; nothing can be held out of it. "
-            "Add repositories to the source"
+            f"step {job.step}: {left}; nothing can be held out of it. Add repositories to the source, "
+            "or loosen the steps before it"
         )
     held = np.isin(everything["repo"].to_numpy().astype(str), list(out))
     near = near_copies(everything, held, cfg.near)

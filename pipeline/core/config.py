@@ -6,6 +6,7 @@ the JSON Schema and the `--help`. Unknown keys are refused with a near miss.
 
 import dataclasses
 import json
+import math
 import re
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -26,7 +27,8 @@ def count(value: Any) -> Any:
     match = re.fullmatch(
         r"\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([kKMGBT]?)\s*", value
     )
-    return round(float(match[1].replace("_", "")) * _SCALE[match[2]]) if match else value
+    number = float(match[1].replace("_", "")) * _SCALE[match[2]] if match else math.inf
+    return round(number) if math.isfinite(number) else value
 
 
 def share(value: Any) -> Any:

@@ -84,7 +84,7 @@ def _pieces(repo: Repo, most: int, limit: int, mark: str) -> Iterator[dict[str, 
         folders = above(e.path for e in entries)
         speaking = tuple(e for e in repo.notices if e.path.rpartition("/")[0] in folders)
         piece = replace(repo, entries=tuple(entries), notices=speaking)
-        yield _item([piece], f"-{digest(shown(entries[0].path))[:6]}", mark)
+        yield _item([piece], f"-{digest(shown(entries[0].path))[:12]}", mark)
 
 
 def _item(repos: list[Repo], suffix: str, mark: str) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _item(repos: list[Repo], suffix: str, mark: str) -> dict[str, Any]:
     slug = _slug(f"{first.source}-{first.name}", 60)
     slug += f"..{_slug(last.name, 30)}" if last is not first else ""
     return {
-        "name": f"{slug}-{digest(first.source, first.name)[:6]}{suffix}",
+        "name": f"{slug}-{digest(first.source, first.name)[:12]}{suffix}",
         "fingerprint": digest(mark, *(r.fingerprint for r in repos)),
         "rows": sum(SEVERAL if r.kind in ("archive", "table") else len(r.entries) for r in repos),
         "repos": repos,

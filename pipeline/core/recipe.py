@@ -34,11 +34,15 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if key.value in seen and isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(
+                    problem="a key is one word, no list or mapping", problem_mark=key.start_mark
+                )
+            if key.value in seen:
                 raise yaml.MarkedYAMLError(
                     problem=f"the key {key.value!r} is written twice", problem_mark=key.start_mark
                 )
-            seen.add(str(key.value))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -69,6 +73,12 @@ class Policy:
     """Training processes: one trains here, two or more under Ray Train (ours)."""
     max_quarantine: Share = 0.01
     """Share of a step's rows that may fail before the step stops (ours)."""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers is {self.workers}; 0 or more (0: in this process)")
+        if self.processes < 1:
+            raise ValueError(f"processes is {self.processes}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -117,11 +127,22 @@ def load(recipe: str, overlays: Sequence[str] = (), overrides: Sequence[str] = (
     steps = raw.get("steps")
     if not isinstance(steps, dict) or not steps:
         raise RecipeError(f"{path}: a recipe needs `steps:`, a mapping of step name to box")
+    for name, step in steps.items():
+        _check_shape(name, step, f"{path}: step {name}")
     for overlay in overlays:
         _lay(steps, _read(find(overlay)), str(find(overlay)))
     for override in overrides:
         _override(steps, override)
     return Recipe(path.stem, tuple(_resolve(steps, str(path))), raw)
+
+
+def _check_shape(name: Any, step: Any, at: str) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name == "run":
+        raise RecipeError(
+            f"{at}: a step's name is letters, digits, - and _ (a number in quotes), and not `run`"
+        )
+    if not isinstance(step, dict) or "use" not in step:
+        raise RecipeError(f"{at}: a step reads {{use: BOX, ...}}")
 
 
 def find(recipe: str) -> Path:
@@ -209,10 +230,6 @@ def _resolve(steps: dict[str, Any], where: str) -> Iterator[Step]:
     above: dict[str, str] = {}
     for name, raw in steps.items():
         at = f"{where}: step {name}"
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name == "run":
-            raise RecipeError(f"{at}: a step's name is letters, digits, - and _, and not `run`")
-        if not isinstance(raw, dict) or "use" not in raw:
-            raise RecipeError(f"{at}: a step reads {{use: BOX, ...}}")
         module = box(str(raw["use"]), at)
         yield _step(name, raw, module, above, at)
         above[name] = str(raw["use"])

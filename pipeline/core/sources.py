@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import metadata
@@ -56,6 +57,10 @@ class Source:
         for name, value in (("sample", self.sample), ("per_repo", self.per_repo)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1 byte, or left out")
+        if self.path == "":
+            raise ValueError("path is empty; name a place, or leave it out")
+        if self.revision is not None and (not self.revision or "\0" in self.revision):
+            raise ValueError(f"revision is {self.revision!r}; name a branch, a tag or a commit")
         _only("revision", self.revision, self.kind, ("git",))
         _only("columns", self.columns, self.kind, ("table",))
         _only("per_repo", self.per_repo, self.kind, ("folder", "git", "npm", "stdlib", "installed"))
@@ -76,6 +81,8 @@ def _only(name: str, value: object, kind: str, kinds: tuple[str, ...]) -> None:
 
 def guess(text: str) -> Source:
     """The source that a bare path means: by its ending, else by what lies in the folder."""
+    if not text:
+        raise RecipeError("source is empty; write a path, `stdlib` or `installed`")
     path = os.path.expanduser(text)
     if text in ("stdlib", "installed"):
         return Source(kind=text)  # type: ignore[arg-type]
@@ -83,7 +90,20 @@ def guess(text: str) -> Source:
         return Source(kind="archive", path=path)
     if path.endswith(TABLES) or "*" in path:
         return Source(kind="table", path=path)
-    return Source(kind=_folder_kind(path) if os.path.isdir(path) else "folder", path=path)
+    with _readable(path):
+        return Source(kind=_folder_kind(path) if os.path.isdir(path) else "folder", path=path)
+
+
+@contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """What the system refuses becomes a RecipeError that names the source and the place in it."""
+    try:
+        yield
+    except OSError as e:
+        place = "" if e.filename in (None, source) else f" ({e.filename})"
+        raise RecipeError(
+            f"source {source}: {e.strerror}{place}; make it readable, or name another place"
+        ) from None
 
 
 def _folder_kind(path: str) -> Kind:
@@ -105,7 +125,8 @@ def _folder_kind(path: str) -> Kind:
 
 def repositories(source: Source) -> list[Repo]:
     """Everything a source holds, sampled, in name order. Raises RecipeError when it is not there."""
-    found = sorted(_LISTERS[source.kind](source), key=lambda r: r.name)
+    with _readable(source.path or source.kind):
+        found = sorted(_LISTERS[source.kind](source), key=lambda r: r.name)
     if not found:
         raise RecipeError(
             f"source {source.path or source.kind}: nothing to read there; "

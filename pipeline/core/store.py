@@ -25,7 +25,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.errors import Busy, StageError
+from pipeline.core.errors import Busy, RecipeError, StageError
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ class Store:
     """A store by its URI (`./store`, `/data/store`, `s3://bucket/store`, `gs://...`)."""
 
     uri: str
+
+    def __post_init__(self) -> None:
+        if not self.uri:
+            raise RecipeError("the store's place is empty; name a folder or a URI after --store")
 
     @cached_property
     def _fs(self) -> tuple[Any, str]:
@@ -64,6 +68,8 @@ class Store:
             return json.loads(self.read(*parts))
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as e:
+            raise StageError(f"{self.path(*parts)}: {e.strerror}; choose another --store") from e
         except ValueError as e:
             damaged = self.path(*parts)
             raise StageError(f"{damaged} is damaged ({e}); delete it and run again") from e
@@ -164,6 +170,12 @@ class Store:
             os.close(handle)
 
 
+_REFUSED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR),
+    *(errno.EEXIST, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG),  # no folder can be made there
+)
+
+
 @contextmanager
 def guard(path: Path | str) -> Iterator[None]:
     """Turn a full disk or a refused path into a StageError that says what to do."""
@@ -175,7 +187,7 @@ def guard(path: Path | str) -> Iterator[None]:
                 f"{path}: {e.strerror}; free some space and run the same command again "
                 "(finished shards are kept)"
             ) from e
-        if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if e.errno in _REFUSED:
             raise StageError(f"{path}: {e.strerror}; choose another --store") from e
         raise
 

@@ -61,8 +61,10 @@ def _files(row: dict[str, Any] | str, given: dict[str, str]) -> Iterator[dict[st
     if isinstance(row, str) or not isinstance(row.get("files"), list):
         yield row
         return
-    for file in row["files"] or ["a repository without files"]:
-        own = _ours(file, given) if isinstance(file, dict) else f"a file is {file!r}"
+    if not row["files"]:
+        yield "a repository without files"
+    for file in row["files"]:
+        own = _ours(file, given) if isinstance(file, dict) else f"a file is {_kind(file)}"
         told = {k: v for k, v in row.items() if k != "files"}
         yield (
             own if isinstance(own, str) else told | {k: v for k, v in own.items() if v is not None}
@@ -78,9 +80,9 @@ def _row(name: str, number: int, row: dict[str, Any] | str, limit: int, skip: Sk
             if rule
             else quarantine(".", where, f"row {number}: {row}")
         )
-    repo, path = shown(str(row.get("repo") or ".")), shown(str(row.get("path") or where))
+    repo, path = _word(row.get("repo") or "."), _word(row.get("path") or where)
     language = row.get("language")
-    language = shown(language) if isinstance(language, str) and language else None
+    language = _word(language) if isinstance(language, str | bytes) and language else None
     if why := skip(repo, path, (), language):
         return left_out(repo, path, why)
     try:
@@ -93,12 +95,25 @@ def _row(name: str, number: int, row: dict[str, Any] | str, limit: int, skip: Sk
     return Raw(repo, path, data, None, None, language, licence, _stars(row.get("stars")))
 
 
+def _word(value: Any) -> str:
+    """A name as text; some writers leave Parquet's texts as plain bytes."""
+    return shown(
+        value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+    )
+
+
+def _kind(value: Any) -> str:
+    """What a value is, not what is in it: that may be a secret."""
+    return "null" if value is None else f"of type {type(value).__name__}"
+
+
 def _bytes(text: Any, encoding: Any) -> bytes:
     """A text as UTF-8; ValueError or LookupError where it is none."""
     if isinstance(text, str):
         return text.encode()
     if not isinstance(text, bytes):
-        raise ValueError(f"text is {text!r:.100}")
+        raise ValueError(f"text is {_kind(text)}")
+    encoding = _word(encoding) if isinstance(encoding, bytes) else encoding
     if not isinstance(encoding, str) or not encoding or codecs.lookup(encoding).name == "utf-8":
         return text
     if not _ENCODINGS.match(encoding):
@@ -109,7 +124,7 @@ def _bytes(text: Any, encoding: Any) -> bytes:
 def _licence(value: Any) -> str | None:
     """A column's licence, or list of licences that hold together, as SPDX."""
     names = value if isinstance(value, list) else [value]
-    return _all_of(tuple(str(name) for name in names if name))
+    return _all_of(tuple(_word(name) for name in names if name))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -141,10 +156,12 @@ def _ours(row: dict[str, Any], given: dict[str, str]) -> dict[str, Any] | str:
 
 
 def _no_text(columns: Iterable[str], given: dict[str, str]) -> str:
-    names = [given["text"]] if "text" in given else COLUMNS["text"]
+    there = ", ".join(columns)
+    if "text" in given:
+        return f"no column {given['text']!r}, which `columns` says is the text; it has {there}"
     return (
-        f"no text column; it has {', '.join(columns)}; name one of them "
-        f"{' or '.join(names)}, or say which it is: columns: {{text: ...}}"
+        f"no text column; it has {there}; name one of them {' or '.join(COLUMNS['text'])}, "
+        "or say which it is: columns: {text: ...}"
     )
 
 
@@ -155,11 +172,8 @@ def _parquet(repo: Repo, given: dict[str, str]) -> Rows:
         repo.root, page_checksum_verification=True, pre_buffer=False, buffer_size=1 << 20
     ) as file:
         names = _named(file.schema_arrow.names, given)
-        if "text" not in names and "files" not in names:
-            yield 0, _no_text(file.schema_arrow.names, given)
-            return
-        if twice := _twice(n for n in file.schema_arrow.names if n in names.values()):
-            yield 0, f"two columns are called {twice}"
+        if wrong := _unfit(file.schema_arrow.names, names, given):
+            yield 0, wrong
             return
         number = 0
         for group in range(file.num_row_groups):
@@ -168,6 +182,17 @@ def _parquet(repo: Repo, given: dict[str, str]) -> Rows:
             for batch in file.iter_batches(rows, [group], list(names.values())):
                 yield from enumerate(_rows(batch, names), number)
                 number += batch.num_rows
+
+
+def _unfit(columns: list[str], names: dict[str, str], given: dict[str, str]) -> str | None:
+    """Why a table with these columns cannot be read, if so. A list of files has columns of its own."""
+    if "files" not in names:
+        if "text" not in names:
+            return _no_text(columns, given)
+        if lost := [theirs for theirs in given.values() if theirs not in columns]:
+            return f"no column {lost[0]!r}, which `columns` names; it has {', '.join(columns)}"
+    twice = _twice(n for n in columns if n in names.values())
+    return f"two columns are called {twice}" if twice else None
 
 
 def _rows(batch: pa.RecordBatch, names: dict[str, str]) -> Iterator[dict[str, Any]]:

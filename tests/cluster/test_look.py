@@ -2,12 +2,14 @@
 
 import io
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from cluster import cli, look, runs
 from cluster.look import Example
+from cluster.report import write
 from pipeline.core.errors import RecipeError
 from pipeline.core.log import Terminal
 from pipeline.core.runner import Artifact
@@ -47,9 +49,43 @@ def test_what_ingest_did_not_take_is_told_without_a_text(store: Store) -> None:
 
 
 def test_texts_are_shown_with_their_redactions(store: Store) -> None:
-    texts = [e.text for e in look.kept(step(store, "clean"), 10**6) if e.path == "README.md"]
-    assert len(texts) == 4
-    assert all("<EMAIL>" in str(t) and "@" not in str(t) for t in texts)
+    for name in ("clean", "raw"):  # ingest's store has the secrets; its examples have not
+        texts = [e.text for e in look.kept(step(store, name), 10**6) if e.path == "README.md"]
+        assert len(texts) == 4
+        assert all("<EMAIL>" in str(t) and "@" not in str(t) for t in texts)
+    assert "@company" not in Path(write(store, "small")).read_text()
+
+
+def test_a_step_is_told_from_an_older_one_of_its_name(tmp_path: Path) -> None:
+    first = {
+        "raw": {"use": "ingest", "source": str(repositories(tmp_path / "source", 4))},
+        "clean": {"use": "filter", "files": "raw", "limits": {"max_lines": 10}},
+    }
+    second = {
+        "raw": first["raw"],
+        "sound": first["clean"],  # made as `clean` by the first run, and found again
+        "clean": {"use": "dedup", "files": "sound"},
+    }
+    run(recipe_file(tmp_path / "first.yaml", first), tmp_path / "store")
+    made = run(recipe_file(tmp_path / "second.yaml", second), tmp_path / "store")
+    clean = runs.artifact(Store(str(tmp_path / "store")), "second", "clean")
+    rows = made["clean"]["rows"]
+    assert made["sound"]["rows"]["dropped"]
+    assert len(look.dropped(clean, 10**6)) == sum(rows["dropped"].values())
+    assert len(look.kept(clean, 10**6)) == rows["kept"]
+
+
+def test_names_with_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
+    folder = tmp_path / "source" / "app" / "[id]" / "x["
+    folder.mkdir(parents=True)
+    (folder / "red].py").write_text("x = 1\nprint(x)\n")
+    (folder / "red].bin").write_text("x")
+    steps = {"raw": {"use": "ingest", "source": str(tmp_path / "source")}}
+    run(recipe_file(tmp_path / "small.yaml", steps), tmp_path / "store")
+    for name in ("red].py", "red].bin"):
+        words = ["explain", name, "--store", str(tmp_path / "store")]
+        told = CliRunner().invoke(cli.cli, words)
+        assert (told.exit_code, f"app/[id]/x[/{name}" in told.stdout) == (0, True)
 
 
 def test_a_near_copy_is_its_difference_from_the_file_kept_instead(store: Store) -> None:

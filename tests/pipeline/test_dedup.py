@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import dedup
+from pipeline.core.errors import StageError
 from pipeline.core.store import Store
 from tests.bench.truth import truth
 from tests.running import bare_job, stored, verdicts_of
@@ -184,6 +185,24 @@ def test_against_an_older_corpus_only_the_new_part_is_read_and_decided(tmp_path:
     assert job.kept_shards == 1  # the old part's sketches
 
 
+def test_files_are_not_held_against_themselves(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    files = stored([{"text": "a = 1"}, {"text": "b = 2"}], store, 2)
+    with pytest.raises(StageError, match="give it an older corpus"):
+        dedup.run(files, dedup.Config(), bare_job(store, "dedup"), against=files)
+
+
+@pytest.mark.parametrize("permutations", [64, 256, 1024])
+def test_at_a_threshold_of_one_only_files_of_the_same_words_go(
+    tmp_path: Path, permutations: int
+) -> None:
+    text = "\n".join(body(1))
+    rows = [{"text": text}, {"text": text.replace(" ", "  ")}, {"text": text + "\nz = 1"}]
+    found = decided(rows, tmp_path, threshold=1, permutations=permutations)
+    assert sorted(f[0] or "" for f in found) == ["", "", "near"]
+    assert found[2][0] is None
+
+
 def test_nothing_is_left_in_scratch_and_nothing_in_gives_nothing_out(tmp_path: Path) -> None:
     decided([{"text": "a = 1"}], tmp_path / "one")
     assert not list((tmp_path / "one/dedup/scratch").iterdir())
@@ -199,6 +218,7 @@ def test_nothing_is_left_in_scratch_and_nothing_in_gives_nothing_out(tmp_path: P
         {"ngram": 0},
         {"permutations": 0},
         {"bucket": 1},
+        {"bucket": 10**30},
         {"seed": -1},
     ],
 )

@@ -178,9 +178,33 @@ def test_columns_by_other_names(tmp_path: Path) -> None:
     raws = read(tmp_path / "t.parquet", columns={"text": "body", "repo": "project"})
     assert [(r.repo, r.data) for r in raws] == [("p", b"x")]
     raws = read(tmp_path / "t.parquet", columns={"text": "bodi"})
-    assert "no text column; it has body, project, text; name one of them bodi" in str(
+    assert "no column 'bodi', which `columns` says is the text; it has body" in str(
         raws[0].evidence
     )
+    (raw,) = read(tmp_path / "t.parquet", columns={"text": "body", "licence": "licens"})
+    assert "no column 'licens', which `columns` names; it has body" in str(raw.evidence)
+
+
+def test_names_may_be_bytes_and_what_is_no_text_is_not_told(tmp_path: Path) -> None:
+    secret = "AKIAQ3EGRTXH2K7LMN5P"
+    columns = {
+        n: pa.array([w], pa.binary()) for n, w in {"path": b"a.py", "license": b"MIT"}.items()
+    }
+    texts = {
+        "good": pa.array(["x"]),
+        "list": pa.array([[secret]]),
+        "file": pa.array([{"k": secret}]),
+    }
+    for name, text in texts.items():
+        pq.write_table(pa.table(columns | {"text": text}), tmp_path / f"{name}.parquet")
+        (raw,) = read(tmp_path / f"{name}.parquet")
+        assert (raw.path, raw.data) == ("a.py", b"x" if name == "good" else None)
+        assert secret not in str(raw.evidence)
+        assert raw.licence == ("MIT" if name == "good" else None)
+    pq.write_table(pa.table({"repo": ["r"], "files": [[secret]]}), tmp_path / "files.parquet")
+    assert [r.evidence for r in read(tmp_path / "files.parquet")] == [
+        "row 0: a file is of type str"
+    ]
 
 
 def test_bad_bytes_and_types_in_parquet_are_one_row_each(tmp_path: Path) -> None:
@@ -203,7 +227,7 @@ LINES = {
     b'{"text": "a", "text": "b"}': "key 'text' is there twice",
     b'{"text": "\\ud800"}': "surrogates not allowed",
     b'{"text": "\xff"}': "can't decode byte",
-    b'{"text": 1}': "text is 1",
+    b'{"text": 1}': "text is of type int",
     b"[1]": "no JSON object",
     b"null": "no JSON object",
     b"{": "",

@@ -76,12 +76,34 @@ def test_overlays_change_boxes_and_steps_and_are_checked(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    "text", ["steps: [a]", "stepz: {}", "- 1", "steps: {raw: ingest}", "steps: {a: {"]
+    "text",
+    [
+        *("steps: [a]", "stepz: {}", "- 1", "steps: {raw: ingest}", "steps: {a: {"),
+        *("steps:\n  ? [a, b]\n  : {use: ingest}", "steps: {1: {use: ingest, source: x}}"),
+    ],
 )
 def test_a_file_that_is_no_recipe_says_so(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"r\.yaml"):
         recipe.load(str(tmp_path / "r.yaml"))
+
+
+def test_an_override_of_what_is_no_step_names_the_step(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"step raw: a step reads \{use"):
+        load(tmp_path, {"raw": "ingest"}, "raw.source=x")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("raw.on.workers=-1", "workers is -1; 0 or more"),
+        ("raw.on.processes=0", "processes is 0; it must be at least 1"),
+        ("raw.shard_bytes='9e999G'", "shard_bytes is '9e999G': input should be a valid integer"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load(tmp_path, STEPS, override)
 
 
 def test_an_unknown_recipe_has_a_near_miss() -> None:

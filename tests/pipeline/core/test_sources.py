@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.core import groups, notices, readers, sources
 from pipeline.core.errors import RecipeError
 from pipeline.core.repos import Entry, Raw, Repo, leaves, shown
-from pipeline.core.sources import Source
+from pipeline.core.sources import Source, guess, repositories
 from tests.corpus import write
 
 
@@ -146,11 +147,34 @@ def test_installed_distributions_state_their_licence() -> None:
         ({"kind": "table", "path": "x", "columns": {"txt": "b"}}, "did you mean 'text'"),
         ({"kind": "folder", "path": "x", "sample": 0}, "at least 1 byte"),
         ({"kind": "stdlib", "path": "x"}, "leave it out"),
+        ({"kind": "git", "path": ""}, "path is empty"),
+        ({"kind": "git", "path": "x", "revision": ""}, "revision is ''; name a branch"),
     ],
 )
 def test_a_setting_that_would_be_ignored_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Source(**settings)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), [("", "source is empty"), ("/" + "x" * 300, "File name too long")]
+)
+def test_a_place_that_cannot_be_is_named(place: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        repositories(guess(place))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="taking on another user needs root")
+@pytest.mark.parametrize("kind", ["folder", "git", "npm", None])
+def test_a_folder_that_may_not_be_listed_is_named(kind: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    place = str(tmp_path / "mine")
+    os.seteuid(65534)
+    try:
+        with pytest.raises(RecipeError, match=r"source .*Permission denied.*; make it readable"):
+            repositories(Source(kind=kind, path=place) if kind else guess(place))
+    finally:
+        os.seteuid(0)
 
 
 def repo(name: str, size: int) -> Repo:
@@ -187,6 +211,12 @@ def test_a_repository_above_the_limit_is_cut_into_pieces_with_the_notices_they_n
     assert [e for p in pieces for e in p.entries] == list(big.entries)
     assert all(notes[0] in p.notices for p in pieces)
     assert any(notes[1] in p.notices for p in pieces) > all(notes[1] in p.notices for p in pieces)
+
+
+def test_many_shards_of_like_names_keep_names_of_their_own() -> None:
+    repos = [repo(f"{'long/' * 20}part-{n}", 100) for n in range(12_000)]
+    names = [i["name"] for i in groups.shards(repos, 10**6, 1, "")]
+    assert len(set(names)) == len(names) == len(repos)
 
 
 def test_the_nearest_notice_up_the_path_holds() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.core.errors import Busy, StageError
+from pipeline.core.errors import Busy, RecipeError, StageError
 from pipeline.core.store import Store, parquet_bytes, read_parquet
 
 
@@ -53,6 +53,11 @@ def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None
     (tmp_path / "file").write_text("x")
     with pytest.raises(StageError, match="choose another --store"):
         Store(str(tmp_path / "file")).create(b"x", "a", "x")
+    for place in (str(tmp_path / "file"), "/proc/nowhere"):
+        with pytest.raises(StageError, match="choose another --store"), Store(place).lock():
+            pass
+    with pytest.raises(RecipeError, match="name a folder"):
+        Store("")
 
 
 def test_a_flipped_bit_in_parquet_is_never_other_data(tmp_path: Path) -> None:
