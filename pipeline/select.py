@@ -8,7 +8,7 @@ sums: nothing sorts or lists all documents. Repeating what is chosen is pack's `
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -25,18 +25,15 @@ from pipeline.core.config import Share, Tokens, config
 from pipeline.core.errors import StageError, did_you_mean
 from pipeline.core.files import Files, read_shard, schema_of, verdicts
 from pipeline.core.job import Job
-from pipeline.core.schema import VERDICT, digest
+from pipeline.core.schema import VERDICT
 from pipeline.core.store import Store
-from pipeline.kernels import ranks
-from pipeline.kernels.ranks import F64, I64, NO_CUT, U64, Cut, Scale, Span
+from pipeline.kernels import cuts, ranks
+from pipeline.kernels.cuts import Group, Look, Plan, Ranking, Work, score
+from pipeline.kernels.ranks import F64, I64, NO_CUT, U64, Scale
 
 VERSION = 2
 log = logging.getLogger(__name__)
 
-SAMPLE = 1024
-"""Documents of a language that give its histogram's edges; a smaller language is told exactly (ours)."""
-EXACT = 4096
-"""Documents about a language's cut that are put in order one by one (ours)."""
 DRAWN = ("random", "none")
 """What `by` can be beside columns."""
 
@@ -105,59 +102,15 @@ def _exact(share: float) -> Fraction:
     return Fraction(str(share))
 
 
-@dataclass(frozen=True)
-class Group:
-    """Some documents of one language: what they are ranked by (n, columns; NaN for none), their
-    tokens (n), and their uids as two halves (n, 2)."""
-
-    values: F64
-    tokens: I64
-    uids: U64
-
-
-@dataclass(frozen=True)
-class Survey:
-    """A language at large: its tokens, and the values of up to SAMPLE scored documents, those that
-    come first in an order of chance, with their places in it."""
-
-    tokens: int
-    places: U64
-    values: F64
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """How values become one score: a weight a column, and, where there are several columns, the
-    scale of each by language."""
-
-    weights: tuple[float, ...]
-    scales: tuple[dict[str, Scale], ...] = ()
-
-
-Work = Callable[[str, Group], Any]
-"""What a pass makes of one language's documents in one shard: something small."""
-Look = Callable[[Work], Iterator[tuple[str, Any]]]
-"""A pass: (language, what the work made of it) for each language of each shard."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a verdict depends on: the score, its scale in each language, and the cuts of those
-    languages that do not fit into their quotas."""
-
-    ranking: Ranking
-    scales: dict[str, Scale]
-    cuts: dict[str, Cut]
-
-
 def run(files: Files, cfg: Config, job: Job) -> None:
     check(files, cfg)
-    plan = planned(partial(visit, files, cfg, job), cfg)
+    weights = tuple(cfg.by.values()) if isinstance(cfg.by, dict) else (1.0,)
+    plan = cuts.planned(partial(visit, files, cfg, job), weights, partial(quotas, cfg=cfg))
     laid = job.layer(
         files,
         partial(decide, cfg=cfg, plan=plan),
         ["language", "length", *named(cfg)],
-        identity={"settings": cfg, "plan": fingerprint(plan)},
+        identity={"settings": cfg, "plan": cuts.fingerprint(plan)},
     )
     stay = kept(partial(visit, laid, cfg, job), plan.ranking)
     scales = sorted(plan.scales.items())
@@ -225,13 +178,18 @@ def groups(table: pa.Table, cfg: Config) -> Iterator[tuple[str, I64, Group]]:
 def measured(table: pa.Table, cfg: Config) -> F64:
     """(n, columns) what documents are ranked by; NaN for null."""
     if cfg.by == "none":
-        return -(halves(table["uid"])[:, :1] >> np.uint64(11)).astype(float)
+        return -_unit(halves(table["uid"])[:, :1])
     if cfg.by == "random":
         from pipeline.kernels.hashing import places
 
-        return (places(table["uid"], str(cfg.seed))[:, None] >> np.uint64(11)).astype(float)
+        return _unit(places(table["uid"], str(cfg.seed))[:, None])
     given = [pc.cast(table[name], pa.float64(), safe=False).to_numpy() for name in named(cfg)]
     return np.stack(given, axis=1)
+
+
+def _unit(places: U64) -> F64:
+    """Their first 53 bits as numbers from 0 to 1."""
+    return (places >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def halves(uids: pa.ChunkedArray) -> U64:
@@ -239,39 +197,6 @@ def halves(uids: pa.ChunkedArray) -> U64:
     data, bounds = flat(uids)
     digits = data[bounds[0] : bounds[-1]].tobytes().decode()
     return np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, 2).astype(np.uint64)
-
-
-def planned(look: Look, cfg: Config) -> Plan:
-    """What to keep, from a few passes: StageError for a mix that does not fit the languages."""
-    found = surveyed(look)
-    quota = quotas({name: s.tokens for name, s in found.items()}, cfg)
-    ranking = combined(look, found, cfg)
-    edges = {n: ranks.edges(ranks.keys(score(n, s.values, ranking))) for n, s in found.items()}
-    scales = weighed(look, [edges], partial(whole, ranking=ranking))[0]
-    return Plan(ranking, scales, settled(look, scales, quota, ranking))
-
-
-def surveyed(look: Look) -> dict[str, Survey]:
-    """Every language at large. One pass."""
-    out: dict[str, Survey] = {}
-    for name, found in look(survey):
-        out[name] = _joined(out[name], found) if name in out else found
-    return out
-
-
-def survey(_: str, group: Group) -> Survey:
-    """One shard's part of a language. The second half of a uid is a chance order of its own."""
-    scored = np.flatnonzero(~np.isnan(group.values).any(axis=1))
-    first = scored[np.argsort(group.uids[scored, 1], kind="stable")[:SAMPLE]]
-    tokens = int(group.tokens.sum())
-    return Survey(tokens, group.uids[first, 1], group.values[first])
-
-
-def _joined(a: Survey, b: Survey) -> Survey:
-    places = np.concatenate([a.places, b.places])
-    first = np.argsort(places, kind="stable")[:SAMPLE]
-    values = np.concatenate([a.values, b.values])[first]
-    return Survey(a.tokens + b.tokens, places[first], values)
 
 
 def quotas(tokens: dict[str, int], cfg: Config) -> dict[str, int]:
@@ -305,105 +230,6 @@ def parts(tokens: dict[str, int], mix: dict[str, float]) -> dict[str, Fraction]:
     return own | {name: _exact(share) for name, share in mix.items()}
 
 
-def combined(look: Look, found: dict[str, Survey], cfg: Config) -> Ranking:
-    """How columns make one score; several are put on scales first, which takes a pass."""
-    weights = tuple(cfg.by.values()) if isinstance(cfg.by, dict) else (1.0,)
-    if len(weights) == 1:
-        return Ranking(weights)
-    edges = [
-        {name: ranks.edges(ranks.keys(s.values[:, n])) for name, s in found.items()}
-        for n in range(len(weights))
-    ]
-    return Ranking(weights, tuple(weighed(look, edges, apart)))
-
-
-def apart(_: str, group: Group) -> list[U64]:
-    """The keys of each column."""
-    return [ranks.keys(column) for column in group.values.T]
-
-
-def whole(name: str, group: Group, ranking: Ranking) -> list[U64]:
-    """The keys of the one score."""
-    return [ranks.keys(score(name, group.values, ranking))]
-
-
-def score(name: str, values: F64, ranking: Ranking) -> F64:
-    """(n) what ranks a language's documents: the column itself, or the mean of several percentiles."""
-    if ranking.scales:
-        return ranks.mean(values, ranking.weights, [scale[name] for scale in ranking.scales])
-    return values[:, 0] * float(np.sign(ranking.weights[0]))
-
-
-def weighed(
-    look: Look, edges: list[dict[str, U64]], keyed: Callable[[str, Group], list[U64]]
-) -> list[dict[str, Scale]]:
-    """Scales over these edges by language, one for each array of keys that `keyed` gives. One pass."""
-    scales = [{name: ranks.blank(e) for name, e in every.items()} for every in edges]
-    for name, found in look(partial(_weigh, edges=edges, keyed=keyed)):
-        for scale, (at, weight, count) in zip(scales, found, strict=True):
-            scale[name].weight[at] += weight
-            scale[name].count[at] += count
-    return scales
-
-
-def _weigh(
-    name: str,
-    group: Group,
-    edges: list[dict[str, U64]],
-    keyed: Callable[[str, Group], list[U64]],
-) -> list[tuple[I64, I64, I64]]:
-    pairs = zip(edges, keyed(name, group), strict=True)
-    return [ranks.sums(ranks.bins(e[name], keys), group.tokens) for e, keys in pairs]
-
-
-def settled(
-    look: Look, scales: dict[str, Scale], quota: dict[str, int], ranking: Ranking
-) -> dict[str, Cut]:
-    """Where each language's quota is full; a language that fits into it has no cut.
-
-    A pass narrows the spans of all languages at once; a last one brings the documents in them.
-    """
-    found = {name: ranks.crossing(scales[name], most) for name, most in quota.items()}
-    spans = {name: span for name, span in found.items() if span is not None}
-    while wide := {n: s for n, s in spans.items() if s.count > EXACT and not s.single}:
-        spans |= _narrowed(look, wide, quota, ranking)
-    rows: dict[str, list[U64]] = {name: [] for name in spans}
-    for name, some in look(partial(_inside, spans=spans, ranking=ranking)) if spans else ():
-        rows.get(name, []).append(some)
-    return {n: ranks.cut(np.concatenate(rows[n]), s.ahead, quota[n]) for n, s in spans.items()}
-
-
-def _narrowed(
-    look: Look, wide: dict[str, Span], quota: dict[str, int], ranking: Ranking
-) -> dict[str, Span]:
-    weight = {name: np.zeros(1 << ranks.SLOTS, np.int64) for name in wide}
-    count = {name: np.zeros(1 << ranks.SLOTS, np.int64) for name in wide}
-    for name, found in look(partial(_slots, spans=wide, ranking=ranking)):
-        for at, more, number in [found] if found else []:
-            weight[name][at] += more
-            count[name][at] += number
-    return {n: ranks.narrowed(s, weight[n], count[n], quota[n]) for n, s in wide.items()}
-
-
-def _slots(
-    name: str, group: Group, spans: dict[str, Span], ranking: Ranking
-) -> tuple[I64, I64, I64] | None:
-    if name not in spans:
-        return None
-    rows = _inside(name, group, spans, ranking)
-    at = ranks.slots(spans[name], rows[:, 0], rows[:, 1])
-    return ranks.sums(at, rows[:, 3].astype(np.int64))
-
-
-def _inside(name: str, group: Group, spans: dict[str, Span], ranking: Ranking) -> U64:
-    """(n, 4) key, uid in halves and tokens of each document in its language's span."""
-    if name not in spans:
-        return np.empty((0, 4), np.uint64)
-    keys = whole(name, group, ranking)[0]
-    there = ranks.within(spans[name], keys, group.uids[:, 0])
-    return np.column_stack([keys, group.uids, group.tokens.astype(np.uint64)])[there]
-
-
 def decide(table: pa.Table, cfg: Config, plan: Plan) -> pa.Table:
     """The verdicts, with each document's `percentile`: the share of its language's scored tokens below
     it, 0 to 1 to a thousandth, null without a score. `value` is what its rule looks at: the score for
@@ -430,18 +256,11 @@ def _rules(cfg: Config, scored: F64, place: F64, after: NDArray[np.bool_]) -> ND
     low, high = cfg.between or (0, 1)
     rules[place < low] = "low_tail"
     rules[place > high] = "high_tail"
-    rules[scored < (-np.inf if cfg.min is None else cfg.min)] = "below_min"
+    if cfg.min is not None:  # 0.7 is kept where the column holds it in 32 bits, as 0.69999999
+        rules[scored < min(cfg.min, float(np.float32(cfg.min)))] = "below_min"
     rules[after] = "below_quota"
     rules[np.isnan(scored) & gone] = "unscored"
     return rules
-
-
-def fingerprint(plan: Plan) -> str:
-    """Changes when a verdict may."""
-    tables = [*plan.ranking.scales, plan.scales]
-    scales = [(name, scale) for table in tables for name, scale in sorted(table.items())]
-    told = [x for name, s in scales for x in (name, s.edges.tobytes(), s.weight.tobytes())]
-    return digest(repr(sorted(plan.cuts.items())), *told)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ settings' and columns' errors."""
 import pickle
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
-from pipeline.kernels import ranks
+from pipeline.kernels import cuts, ranks
 from tests.running import bare_job, stored, verdicts_of
 
 Row = dict[str, Any]
@@ -121,14 +122,18 @@ def of_many(count: int, languages: str = "ab", ties: int = 0) -> list[Row]:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits under which a few hundred documents take every path of a large corpus."""
-    monkeypatch.setattr(select, "SAMPLE", 8)
-    monkeypatch.setattr(select, "EXACT", 3)
+    monkeypatch.setattr(cuts, "SAMPLE", 8)
+    monkeypatch.setattr(cuts, "EXACT", 3)
 
 
-def look_at(tables: list[pa.Table], cfg: select.Config) -> select.Look:
+def planned(look: cuts.Look, cfg: select.Config) -> cuts.Plan:
+    return cuts.planned(look, (1.0,), partial(select.quotas, cfg=cfg))
+
+
+def look_at(tables: list[pa.Table], cfg: select.Config) -> cuts.Look:
     """A pass over shards that are in memory."""
 
-    def look(work: select.Work) -> Iterator[tuple[str, Any]]:
+    def look(work: cuts.Work) -> Iterator[tuple[str, Any]]:
         for table in tables:
             for name, _, group in select.groups(table, cfg):
                 yield name, work(name, group)
@@ -149,9 +154,9 @@ def test_the_choice_is_that_of_a_sort(
         (select.Config(share=0.2), {n: t // 5 for n, t in tokens(rows).items()}),
     ):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(select, "SAMPLE", limits[0])
-            patch.setattr(select, "EXACT", limits[1])
-            plan = select.planned(look_at(tables, cfg), cfg)
+            patch.setattr(cuts, "SAMPLE", limits[0])
+            patch.setattr(cuts, "EXACT", limits[1])
+            plan = planned(look_at(tables, cfg), cfg)
         found = [select.decide(table, cfg, plan).to_pylist() for table in tables]
         stay = {r["uid"] for part in found for r in part if r["keep"]}
         assert stay == sorted_choice(there, quota)
@@ -351,9 +356,11 @@ def test_settings_out_of_bounds(cfg: dict[str, Any], message: str) -> None:
 
 def test_columns_that_are_not_there_or_no_numbers(tmp_path: Path) -> None:
     files = scored(of_many(3), Store(str(tmp_path)))
-    with pytest.raises(StageError, match="by is 'qualty', a column .*; did you mean 'quality'?"):
+    with pytest.raises(StageError, match=r"by is 'qualty', a column .*; did you mean 'quality'\?"):
         chosen(files, budget=9, by="qualty")
-    with pytest.raises(StageError, match="there is: .*, length, none, perplexity, quality, random"):
+    with pytest.raises(
+        StageError, match=r"there is: .*, length, none, perplexity, quality, random"
+    ):
         chosen(files, budget=9, by={"zzz": 1, "quality": 1})
     with pytest.raises(
         StageError, match=r"'repo', a column that holds no scores \(string\); there"
@@ -384,14 +391,14 @@ def test_what_passes_bring_back_does_not_grow_with_documents(small: None) -> Non
     def largest(count: int) -> tuple[int, int]:
         cfg, sizes = select.Config(share=0.03), []
 
-        def look(work: select.Work) -> Iterator[tuple[str, Any]]:
+        def look(work: cuts.Work) -> Iterator[tuple[str, Any]]:
             for table in synthetic(count, 2):
                 for name, _, group in select.groups(table, cfg):
                     found = work(name, group)
                     sizes.append(len(pickle.dumps(found)))
                     yield name, found
 
-        plan = select.planned(look, cfg)
+        plan = planned(look, cfg)
         return max(sizes), len(pickle.dumps(plan))
 
     few, many = largest(4_000), largest(64_000)
