@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from math import isfinite
+from math import isfinite, isnan
 from typing import Any
 
 import numpy as np
@@ -245,7 +245,7 @@ def decide(table: pa.Table, cfg: Config, plan: Plan) -> pa.Table:
     percentile = np.round(percentile, 3)
     value = (percentile if cfg.min is None else scored).tolist()
     column = pa.array(percentile, pa.float32(), mask=np.isnan(percentile))
-    told = [None if np.isnan(v) else v for v in value]
+    told = [None if isnan(v) else v for v in value]
     return verdicts(table["uid"], rules.tolist(), told, percentile=column)
 
 
