@@ -28,7 +28,7 @@ from pipeline.core.job import Job
 from pipeline.core.schema import VERDICT
 from pipeline.core.store import Store
 from pipeline.kernels import cuts, ranks
-from pipeline.kernels.cuts import Group, Look, Plan, Ranking, Work, score
+from pipeline.kernels.cuts import Group, Look, Plan, Work, score
 from pipeline.kernels.ranks import F64, I64, NO_CUT, U64, Scale
 
 VERSION = 2
@@ -105,16 +105,16 @@ def _exact(share: float) -> Fraction:
 def run(files: Files, cfg: Config, job: Job) -> None:
     check(files, cfg)
     weights = tuple(cfg.by.values()) if isinstance(cfg.by, dict) else (1.0,)
-    plan = cuts.planned(partial(visit, files, cfg, job), weights, partial(quotas, cfg=cfg))
-    laid = job.layer(
+    look: Look = partial(visit, files, cfg, job)
+    plan = cuts.planned(look, weights, partial(quotas, cfg=cfg))
+    job.layer(
         files,
         partial(decide, cfg=cfg, plan=plan),
         ["language", "length", *named(cfg)],
         identity={"settings": cfg, "plan": cuts.fingerprint(plan)},
     )
-    stay = kept(partial(visit, laid, cfg, job), plan.ranking)
-    scales = sorted(plan.scales.items())
-    job.facts["languages"] = {name: facts(scale, stay.get(name)) for name, scale in scales}
+    stay = kept(look, cfg, plan)
+    job.facts["languages"] = {n: facts(s, stay[n]) for n, s in sorted(plan.scales.items())}
     job.facts |= {k: sum(f[k] for f in job.facts["languages"].values()) for k in _SUMS}
 
 
@@ -145,9 +145,9 @@ def check(files: Files, cfg: Config) -> None:
 
 
 def _is_number(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    )
+    """Also a column of nulls, which is what a writer makes of a shard without a score."""
+    known = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_null)
+    return any(test(kind) for test in known)
 
 
 def visit(files: Files, cfg: Config, job: Job, work: Work) -> Iterator[tuple[str, Any]]:
@@ -237,11 +237,7 @@ def decide(table: pa.Table, cfg: Config, plan: Plan) -> pa.Table:
     rules = np.full(len(table), None, object)
     scored, percentile = np.full((2, len(table)), np.nan)
     for name, rows, group in groups(table, cfg):
-        scored[rows] = score(name, group.values, plan.ranking)
-        keys = ranks.keys(scored[rows])
-        percentile[rows] = ranks.percentiles(plan.scales[name], keys)
-        after = ranks.from_cut(plan.cuts.get(name, NO_CUT), keys, group.uids)
-        rules[rows] = _rules(cfg, scored[rows], percentile[rows], after)
+        scored[rows], percentile[rows], rules[rows] = judged(name, group, cfg, plan)
     percentile = np.round(percentile, 3)
     value = (percentile if cfg.min is None else scored).tolist()
     column = pa.array(percentile, pa.float32(), mask=np.isnan(percentile))
@@ -249,8 +245,19 @@ def decide(table: pa.Table, cfg: Config, plan: Plan) -> pa.Table:
     return verdicts(table["uid"], rules.tolist(), told, percentile=column)
 
 
+def judged(
+    name: str, group: Group, cfg: Config, plan: Plan
+) -> tuple[F64, F64, NDArray[np.object_]]:
+    """Each document's score, its percentile, and why it goes (None where it stays)."""
+    scored = score(name, group.values, plan.ranking)
+    keys = ranks.keys(scored)
+    percentile = ranks.percentiles(plan.scales[name], keys)
+    after = ranks.from_cut(plan.cuts.get(name, NO_CUT), keys, group.uids)
+    return scored, percentile, _rules(cfg, scored, percentile, after)
+
+
 def _rules(cfg: Config, scored: F64, place: F64, after: NDArray[np.bool_]) -> NDArray[np.object_]:
-    """Why each document goes; None where it stays. after: the quota is full before it."""
+    """after: the quota is full before it."""
     rules = np.full(len(scored), None, object)
     gone = after | (cfg.between is not None or cfg.min is not None)
     low, high = cfg.between or (0, 1)
@@ -273,26 +280,27 @@ class Kept:
     highest: float = np.nan
 
 
-def kept(look: Look, ranking: Ranking) -> dict[str, Kept]:
-    """What stays of each language, from the verdicts as they were laid. One pass."""
+def kept(look: Look, cfg: Config, plan: Plan) -> dict[str, Kept]:
+    """What stays of each language. One pass."""
     out: dict[str, Kept] = {}
-    for name, k in look(partial(_kept, ranking=ranking)):
+    for name, k in look(partial(_kept, cfg=cfg, plan=plan)):
         a = out.get(name, Kept())
         ends = float(np.fmin(a.lowest, k.lowest)), float(np.fmax(a.highest, k.highest))
         out[name] = Kept(a.files + k.files, a.tokens + k.tokens, *ends)
     return out
 
 
-def _kept(name: str, group: Group, ranking: Ranking) -> Kept:
-    scored = np.append(score(name, group.values, ranking), np.nan)
-    ends = float(np.fmin.reduce(scored)), float(np.fmax.reduce(scored))
-    return Kept(len(group.tokens), int(group.tokens.sum()), *ends)
+def _kept(name: str, group: Group, cfg: Config, plan: Plan) -> Kept:
+    scored, _, rules = judged(name, group, cfg, plan)
+    stay = rules == None  # noqa: E711 - each one's
+    ends = np.append(scored[stay], np.nan)
+    low, high = float(np.fmin.reduce(ends)), float(np.fmax.reduce(ends))
+    return Kept(int(stay.sum()), int(group.tokens[stay].sum()), low, high)
 
 
-def facts(scale: Scale, stay: Kept | None) -> dict[str, Any]:
+def facts(scale: Scale, stay: Kept) -> dict[str, Any]:
     """One language's numbers: what stays of what there was, between which scores, and the score at
     each hundredth of the scored tokens, 0 to 100 (empty where there is none)."""
-    stay = stay or Kept()
     return {
         "files": stay.files,
         "tokens": stay.tokens,

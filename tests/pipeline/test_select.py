@@ -18,7 +18,7 @@ from pipeline import select
 from pipeline.core.config import parse
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files, verdicts
-from pipeline.core.job import Job
+from pipeline.core.job import Job, stack
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
 from pipeline.kernels import cuts, ranks
@@ -63,6 +63,8 @@ def scored(rows: list[Row], store: Store, shards: int = 1) -> Files:
         mine = [told[p] for p in table["path"].to_pylist()]
         kinds = {"quality": pa.float32(), "perplexity": pa.float64()}
         found = {k: pa.array([r.get(k) for r in mine], t) for k, t in kinds.items()}
+        found["tested"] = pa.array(["test" in r for r in mine])
+        found["nothing"] = pa.nulls(len(mine))
         return verdicts(table["uid"], [None] * len(mine), **found)
 
     files = bare_job(store, "tokenize").layer(
@@ -279,6 +281,20 @@ def test_one_column_with_a_negative_weight_is_the_lowest_first(tmp_path: Path) -
     assert kept(job) == sorted_choice(turned, {"a": tokens(rows)["a"] * 3 // 10}, "less")
 
 
+def test_columns_of_other_kinds_and_of_an_earlier_choice(tmp_path: Path) -> None:
+    rows = of_many(20, "a")
+    for row in rows[:3]:
+        row["test"] = True
+    files = scored(rows, Store(str(tmp_path)), 2)
+    tested = chosen(files, min=1, by="tested")
+    assert tested.facts["files"] == 3
+    assert chosen(files, min=0, by="nothing").facts["unscored"] == 20
+    records = [{"kind": "verdict", "shards": tested.layers[0]["shards"]}]
+    again = chosen(stack(files, "first", records), share=1, by="percentile")
+    assert again.facts["files"] == 3
+    assert again.facts["languages"]["a"]["highest"] < 1
+
+
 def test_controls_need_no_scores(tmp_path: Path) -> None:
     rows = [{"language": "C", "length": 10, "quality": None} for _ in range(40)]
     files = scored(rows, Store(str(tmp_path)), 2)
@@ -359,7 +375,7 @@ def test_columns_that_are_not_there_or_no_numbers(tmp_path: Path) -> None:
     with pytest.raises(StageError, match=r"by is 'qualty', a column .*; did you mean 'quality'\?"):
         chosen(files, budget=9, by="qualty")
     with pytest.raises(
-        StageError, match=r"there is: .*, length, none, perplexity, quality, random"
+        StageError, match=r"there is: bytes, length, none, .* perplexity, quality, random"
     ):
         chosen(files, budget=9, by={"zzz": 1, "quality": 1})
     with pytest.raises(
