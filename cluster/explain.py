@@ -1,4 +1,4 @@
-"""One document's whole story, from the files of a run: verdicts, edits, score, rank, batches."""
+"""One document's whole story, from the files of a run: verdicts, edits, score, percentile, batches."""
 
 from pathlib import PurePosixPath
 from typing import Any

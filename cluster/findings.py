@@ -26,6 +26,8 @@ BINS = 20
 """Bars of a score histogram (ours)."""
 LARGEST = 12
 """Languages or licences shown by name; the rest is one bar (ours)."""
+CHOSEN = ("files", "tokens", "of_tokens", "lowest")
+"""What is shown of a select step's numbers of a language."""
 APART = 0.01
 """Relative difference from which one value without an interval is called better (ours)."""
 SAMPLES, LINES, WIDTH = 5, 40, 160
@@ -205,9 +207,9 @@ def quality(steps: Sequence[Entry]) -> Row | None:
     }
 
 
-def scores(tables: Sequence[pa.Table], chosen: Sequence[dict[str, int]]) -> list[Row]:
-    """Per language, most documents first: quartiles, histogram over 0..1, and the tokens that each
-    select step chose."""
+def scores(tables: Sequence[pa.Table], chosen: Sequence[dict[str, Row]]) -> list[Row]:
+    """Per language, most documents first: quartiles, histogram over 0..1, and what each select step
+    chose (CHOSEN of its facts; None where it saw no such file)."""
     found: dict[str, list[np.ndarray]] = defaultdict(list)
     for table in tables:
         names, values = table["language"].to_numpy().astype(str), table["quality"].to_numpy()
@@ -219,8 +221,12 @@ def scores(tables: Sequence[pa.Table], chosen: Sequence[dict[str, int]]) -> list
         counts = np.histogram(np.clip(values, 0, 1), BINS, (0, 1))[0]
         row = {"name": name, "documents": len(values), "counts": counts.tolist()}
         row["quartiles"] = [float(q) for q in np.percentile(values, [25, 50, 75])]
-        rows.append(row | {"chosen": [tokens.get(name, 0) for tokens in chosen]})
+        rows.append(row | {"chosen": [_chosen(facts.get(name)) for facts in chosen]})
     return rows
+
+
+def _chosen(facts: Row | None) -> Row | None:
+    return facts and {key: facts[key] for key in CHOSEN}
 
 
 def samples(files: Files, tables: Sequence[pa.Table]) -> dict[str, list[Row]]:

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.core.errors import StageError
+from pipeline.core.errors import StageError, did_you_mean
 from pipeline.core.schema import VERDICT, digest
-from pipeline.core.store import Store, read_columns
+from pipeline.core.store import Store, read_columns, schema
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,12 @@ class Files:
         return read_shard(self.store, shard, columns, side)
 
 
+def schema_of(store: Store, shard: Shard) -> dict[str, pa.DataType]:
+    """The columns that a shard's base and layers have, by name, and what they hold."""
+    tables = [schema(store.local(layer.file)) for layer in shard.layers]
+    return {field.name: field.type for table in tables for field in table}
+
+
 def read_shard(
     store: Store, shard: Shard, columns: Sequence[str], side: str | None = None
 ) -> pa.Table:
@@ -83,7 +89,8 @@ def read_shard(
         read.append(read_columns(store.local(layer.file), [*more, *ours]))
         found |= {c: read[-1][c] for c in ours if c in read[-1].column_names}
     if missing := [c for c in columns if c not in found]:
-        raise StageError(f"no step above makes a column {missing[0]!r}; check `files` and `by`")
+        near = did_you_mean(missing[0], schema_of(store, shard))
+        raise StageError(f"no step above makes a column {missing[0]!r}{near}")
     base, layers = read[-1], read[-2::-1]
     rows = np.flatnonzero(mask(shard.rows, layers, side))
     edits = [table["edits"] for table in layers if "edits" in table.column_names]

@@ -242,6 +242,11 @@ def read_columns(path: Path, wanted: list[str]) -> pa.Table:
         return file.read([name for name in dict.fromkeys(wanted) if name in there])
 
 
+def schema(path: Path) -> pa.Schema:
+    """The columns of a Parquet file of the store."""
+    return pq.read_schema(path)
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

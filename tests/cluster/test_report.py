@@ -172,7 +172,8 @@ def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> Non
     }
     by_hand(store, "judge", {}, auc)
     by_hand(store, "scored", {"files": tokens.key}, {}, layers=job.layers, parent=parent, rows=rows)
-    by_hand(store, "best", {}, {"languages": {"Python": 70}, "tokens": 70})
+    python = {"files": 2, "tokens": 70, "of_tokens": 1400, "lowest": 0.75}
+    by_hand(store, "best", {}, {"languages": {"Python": python}, "tokens": 70})
     by_hand(
         store, "scores", {"models": second}, {"models": models, "texts": dict.fromkeys(BITS, 7)}
     )

@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from pipeline import holdout, select
-from pipeline.core.errors import StageError
+from pipeline import holdout
 from pipeline.core.licences import from_metadata, from_text, permissive
 from tests.corpus import repositories
 from tests.running import curation, recipe_file, run
@@ -66,29 +64,6 @@ def test_holdout_takes_whole_repositories_and_their_near_copies_leave() -> None:
     assert holdout.near_copies(made, held, 0.5).tolist() == [False, False, True, False]
     out = holdout.chosen(made, holdout.Config(share=0.3))
     assert 1 <= len(out) < 3
-
-
-def test_select_fills_each_languages_quota_in_rank_order() -> None:
-    table = pa.table(
-        {
-            "uid": list("abcdef"),
-            "language": ["C", "C", "C", "Go", "Go", "Go"],
-            "length": [10, 10, 10, 20, 20, 20],
-            "quality": [0.1, 0.9, 0.5, 0.2, 0.2, 0.9],
-        }
-    )
-    cfg = select.Config(budget=60)
-    assert select.quotas(table, cfg) == {"C": 20.0, "Go": 40.0}
-    languages, lengths = table["language"].to_numpy().astype(str), table["length"].to_numpy()
-    place, kept = select.choose(
-        languages, lengths, select.rank(table, cfg), select.quotas(table, cfg)
-    )
-    assert kept.tolist() == [False, True, True, True, False, True]
-    assert place.tolist() == [3, 1, 2, 2, 3, 1]
-    mixed = select.Config(budget=60, mix={"C": 0.5})
-    assert select.quotas(table, mixed) == {"C": 30.0, "Go": 0.0}
-    with pytest.raises(StageError, match="'Goo', a language without documents; did you mean 'Go'"):
-        select.quotas(table, select.Config(budget=60, mix={"Goo": 1.0}))
 
 
 def judged(store: Path, manifests: dict) -> dict[tuple[str, int, str], dict]:
