@@ -70,10 +70,11 @@ def _tokenizer(path: Path, cfg: EncoderConfig, folder: Path) -> Tokenizer:
     else:
         loaded = _loaded(AutoTokenizer, cfg.encoder)
         loaded.save_pretrained(folder)
-        if not (folder / "tokenizer.json").is_file():
+        bare = set(loaded.get_vocab()) <= set(loaded.all_special_tokens)  # made from nothing
+        if bare or not (folder / "tokenizer.json").is_file():
             raise StageError(
-                f"encoder {cfg.encoder}: its tokenizer has no fast form (tokenizer.json); "
-                "take another encoder, or convert its tokenizer"
+                f"encoder {cfg.encoder}: no tokenizer with a fast form (tokenizer.json) is there; "
+                "name a folder with one, or leave `encoder` out for a small BERT"
             )
     return plain_tokenizer(folder / "tokenizer.json")
 

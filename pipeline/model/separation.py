@@ -26,9 +26,9 @@ BARS = 20
 """Bars of the histogram of scores (ours)."""
 POINTS = 100
 """Points of the ROC curve at most (ours)."""
-DOUBLINGS, COMMENTS = 0.5, 0.1
-"""A matched file is at most 2^0.5 times as large or small, and its share of comments at most 0.1
-apart (ours: then neither alone tells the classes apart)."""
+DOUBLINGS, COMMENTS = 0.25, 0.05
+"""A matched file is at most 2^0.25 times as large or small, and its share of comments at most 0.05
+apart (ours: at twice that, each alone still tells the classes apart, ROC-AUC 0.62)."""
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,8 @@ def corpus(count: int = 60, **more: Any) -> list[dict[str, Any]]:
     return [{"text": plain_text(k), "repo": f"c{k % 12}", **more} for k in range(count)]
 
 
-def positives(path: Path, count: int = 40) -> str:
-    lines = [json.dumps({"text": good_text(k), "repo": f"g{k % 10}"}) for k in range(count)]
+def positives(path: Path, count: int = 40, apart: int = 1) -> str:
+    lines = [json.dumps({"text": good_text(apart * k), "repo": f"g{k % 10}"}) for k in range(count)]
     path.write_text("\n".join(lines))
     return str(path)
 
@@ -66,7 +66,6 @@ def made(
 ) -> dict[str, Any]:
     """The facts of the box run over these documents."""
     cfg = Config(**SMALL | settings)
-    job.folder.mkdir(parents=True, exist_ok=True)
     annotator.run(stored(rows, job.store), Vocabulary(folder), cfg, job, step)  # type: ignore[arg-type]
     return job.facts
 
@@ -103,9 +102,10 @@ def test_proof_is_measured_apart_and_never_learnt_from(job: Job, tmp_path: Path)
 
 
 def test_below_min_auc_it_stops_with_the_evidence(job: Job, tmp_path: Path) -> None:
-    rows = [{"text": good_text(k + 1000), "repo": f"c{k % 12}"} for k in range(60)]
+    rows = [{"text": good_text(2 * k + 1), "repo": f"c{k % 12}"} for k in range(80)]
+    path = positives(tmp_path / "p.jsonl", 60, apart=2)
     with pytest.raises(StageError) as caught:
-        made(rows, job, tmp_path, positives=(positives(tmp_path / "p.jsonl"),), min_auc=0.99)
+        made(rows, job, tmp_path, positives=(path,), min_auc=0.99)
     said = str(caught.value)
     for part in ("ROC-AUC on held-out repositories, 0.", " good against ", "worst language: Python",
                  "matched in size and comments", "annotator.json", "min_auc 0.99"):  # fmt: skip
