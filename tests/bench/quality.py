@@ -6,7 +6,8 @@ looked for in the second half, where everything else is ordinary. ROC-AUC with D
 language, also against files of the same language, size and share of comments; and how much of a
 budget of the best bytes of each language is planted, against a random choice.
 
-Real code: the standard library's well-documented modules against vendored copies, neither learnt from.
+Real code: the standard library's well-documented modules (its tests apart) against vendored files, neither
+learnt from; and the same without stubs (.pyi), of which one vendored typeshed can be all the files.
 
     python -m tests.bench.quality --limit 40M --json
     python -m tests.bench.quality --encoder FOLDER   # frozen and fine-tuned too
@@ -42,6 +43,7 @@ GOOD = 0.6
 BUDGET = 1 / 8
 """Share of each language's bytes to select."""
 VENDORED = re.compile(r"(^|/)(_?vendor(ed)?|_vendored_packages|extern(al|s)?|third_?party)/")
+TESTS = re.compile(r"(^|/)(idle_)?tests?/")
 WAYS: dict[str, dict[str, Any]] = {
     "small": {"epochs": 2, "lr": 5e-4, "batch": 16},
     "frozen": {"frozen": True, "epochs": 20, "lr": 3e-4, "batch": 16},
@@ -96,7 +98,7 @@ def dealt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], 
     """(rows to learn from, each with `good`; planted and ordinary documents; library and vendored)."""
     rows = [r | {"good": documented(r["text"], r["language"]) >= GOOD} for r in _distinct(rows)]
     vendored = [r for r in rows if VENDORED.search(r["path"])]
-    library = [r for r in rows if r["repo"] == "stdlib"]
+    library = [r for r in rows if r["repo"] == "stdlib" and not TESTS.search(r["path"])]
     rest = [r for r in rows if r["repo"] != "stdlib" and not VENDORED.search(r["path"])]
     learn = [r for r in rest if _half(r["repo"], seed)]
     other = [r for r in rest if not _half(r["repo"], seed)]
@@ -143,6 +145,7 @@ def judged(
         "planted": compared(*planted, scores),
         "precision": precision(planted, scores),
         "real": compared(*real, scores),
+        "no_stubs": compared(real[0], [d for d in real[1] if not d.path.endswith(".pyi")], scores),
         "ends": _ends([*real[0], *real[1]], {d.uid for d in real[0]}, scores),
     }
 
@@ -213,7 +216,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
     yield "| annotator | comparison | ROC-AUC | matched | by size alone | by comments alone |"
     yield "|---|---|---|---|---|---|"
     for way, found in told.items():
-        for what in ("planted", "real"):
+        for what in ("planted", "real", "no_stubs"):
             one = found[what]
             rows = [("all", one), *((r["name"], r) for r in one["languages"])]
             for name, row in rows:
