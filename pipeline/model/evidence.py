@@ -113,7 +113,7 @@ def shortfall(facts: dict[str, Any], least: float) -> str:
     rows = [r for r in found["languages"] if r["auc"] is not None]
     worst = min(rows, key=lambda r: r["auc"], default=None)
     parts = [
-        f"the annotator's ROC-AUC on {_WHICH[facts['gate']]}, {said(found)}, is below min_auc {least}",
+        f"the annotator's ROC-AUC on {_WHICH[facts['gate']]}, {said(found)}, does not reach min_auc {least}",
         f"worst language: {worst['name']} {said(worst)}"
         if worst
         else "no language has enough files",
