@@ -200,11 +200,17 @@ def quality(steps: Sequence[Entry]) -> Row | None:
     tables = [files.read(s, ["quality", "language", "repo", "path"]) for s in files.shards]
     chosen = {s.name: s.facts for s in made(steps, "select")}
     return {
-        "judge": next((s.facts for s in made(steps, "annotator")), None),
         "chosen": chosen,
         "languages": scores(tables, [facts["languages"] for facts in chosen.values()]),
         "samples": samples(files, tables),
     }
+
+
+def judge(steps: Sequence[Entry]) -> Row | None:
+    """What the annotator was measured by: `gate` names the comparison that decides, of `measured`;
+    None before it is trained."""
+    found = next((s.facts for s in made(steps, "annotator")), None)
+    return found and {"facts": found, "told": found["measured"][found["gate"]]}
 
 
 def scores(tables: Sequence[pa.Table], chosen: Sequence[dict[str, Row]]) -> list[Row]:

@@ -41,7 +41,7 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters |= {"short": short, "size": size, "duration": duration}
+    env.filters |= {"short": short, "size": size, "duration": duration, "rate": rate}
     return env.get_template("report.html.j2").render(
         run=run,
         recipe_file=f"{record['recipe']}.yaml",
@@ -53,6 +53,7 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         tokens=next((s.facts["tokens"] for s in findings.made(steps, "tokenize")), None),
         looks=look.sections([(s.name, s.artifact) for s in steps if s.artifact]),
         said=look.said,
+        judge=findings.judge(steps),
         quality=findings.quality(steps),
         phases=findings.phases(findings.made(steps, "train")),
         mix=findings.mix(findings.made(steps, "tokenize")),
@@ -95,6 +96,11 @@ def short(number: float) -> str:
         if number >= scale:
             return f"{number / scale:.3g} {unit}"
     return f"{number:.0f}"
+
+
+def rate(value: float | None, scale: float = 1) -> str:
+    """`0.912`, or per cent with one digit at scale 100; a dash for what was not measured."""
+    return "–" if value is None else f"{value:.3f}" if scale == 1 else f"{scale * value:.1f}"
 
 
 def size(number: float) -> str:

@@ -1,120 +1,340 @@
 """Learns the quality annotator: files worth reading twice against a random sample of the corpus.
 
-SnowCoder 2409.02326 §2.2: positives are good code from elsewhere (`positives`), negatives random
-documents, balanced; an encoder with a linear head. Where no such collection can be reached, `rule`
-takes as positives the corpus's own well-documented, typed or tested files (ours), found without any
-model. Measured on repositories kept out of training.
+SnowCoder 2409.02326 §2.2: positives are good code from elsewhere (`positives`, `positives_from`),
+negatives random documents, balanced; an encoder with a linear head. Where no such collection can be
+reached, `rule` takes the corpus's own well-documented, typed or tested files (ours). Before anything
+is scored it must tell good code that no training saw (`proof`) from unseen documents, or the run stops.
 """
 
+import heapq
+import json
+import logging
 import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core import readers, sources
+from pipeline.core import examples
+from pipeline.core.arrays import flat
 from pipeline.core.config import Share, config
+from pipeline.core.draws import key, near, share
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
-from pipeline.kernels.syntax import documented
+from pipeline.core.suites import find
+from pipeline.kernels.syntax import documented, parsed
+from pipeline.model.evidence import Chosen, Doc
 from pipeline.model.settings import EncoderConfig
 
-VERSION = 1
-Sample = tuple[list[str], list[str]]
-"""Texts, and the repository of each."""
+log = logging.getLogger(__name__)
+VERSION = 2
+LOOKED = 20
+"""Documents that `rule` looks at for each file wanted: what bounds its work and memory (ours)."""
+UNSAID = "not stated"
+"""The language of a row that does not say it."""
 
 
 @config
 class Config(EncoderConfig):
     positives: tuple[str, ...] = ()
-    """Paths of good files (a folder of repositories, Parquet or JSONL with a text column)."""
+    """Paths of good files: a folder of repositories, an archive, Parquet or JSONL with a text column or
+    with instructions and answers (see `examples.rendered`)."""
     rule: Share | None = None
     """Take as positives the corpus's files that are documented at least this far (see
     `signals.documented`); one in a few languages has such a rule, the rest rank by what they share."""
     files: int = 300_000
     """Files of each class at most (SnowCoder: 300k positives; negatives balanced, ours)."""
+    proof: tuple[str, ...] = ()
+    """Good code to measure with, kept out of all training: names of shipped suites, or paths as for
+    `positives` (SnowCoder: the benchmarks' solutions). None: held-out positives alone."""
+    unseen: int = 2000
+    """Random documents to measure against, of repositories that no training file is of (ours: the
+    interval of the ROC-AUC is then that of the good code)."""
     min_auc: Share = 0.0
-    """Stop when the held-out ROC-AUC is below this (ours; 0 only reports it)."""
+    """Stop when the ROC-AUC on `proof`, without one on held-out positives, is below this (ours; 0 only
+    reports it)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("files", "unseen"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
 
 
-def fingerprint(cfg: Config) -> str:
-    if not cfg.positives and cfg.rule is None:
-        raise RecipeError("annotator: name `positives` (paths) or give a `rule` (0..1)")
-    repos = [r for p in cfg.positives for r in sources.repositories(sources.guess(p))]
-    return digest(*sorted(r.fingerprint for r in repos))
-
-
-def run(negatives: Files, tokenizer: Artifact, cfg: Config, job: Job) -> None:
-    from pipeline.model.encoder import train_annotator
-
-    good, corpus = classes(negatives, cfg, job)
-    texts, groups = good[0] + corpus[0], good[1] + corpus[1]
-    labels = [1] * len(good[0]) + [0] * len(corpus[0])
-    vocabulary = tokenizer.folder / "tokenizer.json"
-    job.facts |= train_annotator(texts, labels, groups, vocabulary, cfg, job.folder)
-    job.facts |= {"positives": len(good[0]), "negatives": len(corpus[0])}
-    if job.facts["auc"] < cfg.min_auc:
-        raise StageError(
-            f"step {job.step}: ROC-AUC {job.facts['auc']:.3f} on held-out repositories is below min_auc "
-            f"{cfg.min_auc}; choose other positives, or lower min_auc to go on all the same"
+def check(cfg: Config, inputs: dict[str, Any], at: str) -> None:
+    """RecipeError, before anything runs, where there is nothing to learn from."""
+    if not cfg.positives and cfg.rule is None and "positives_from" not in inputs:
+        raise RecipeError(
+            f"{at}: a class without files: name `positives` (paths), `positives_from` (a step "
+            "above) or a `rule` (0..1)"
         )
 
 
-def classes(negatives: Files, cfg: Config, job: Job) -> tuple[Sample, Sample]:
-    """(positives, negatives): as many of each, drawn by document hash, no file in both."""
-    table = pa.concat_tables(job.collect(negatives, _judged(cfg), ["text", "language"]))
-    order = np.argsort([digest(str(cfg.seed), u) for u in table["uid"].to_pylist()], kind="stable")
-    uids, documented_far = table["uid"].to_numpy()[order], table["good"].to_numpy()[order]
-    good_uids, rest = uids[documented_far][: cfg.files], uids[~documented_far]
-    elsewhere = _elsewhere(cfg)
-    size = min(len(good_uids) + len(elsewhere[0]), cfg.files)
-    chosen = {"good": set(good_uids.tolist()), "corpus": set(rest[:size].tolist())}
-    found = {
-        k: _texts(job.collect(negatives, partial(_only, uids=v), ["text", "repo"]))
-        for k, v in chosen.items()
+def fingerprint(cfg: Config) -> str:
+    paths = [*cfg.positives, *map(_proof_path, cfg.proof)]
+    found = sorted(r.fingerprint for p in paths for r in examples.repositories(p))
+    return digest(*found, *_encoder_files(cfg))
+
+
+def _encoder_files(cfg: Config) -> list[str]:
+    """What a folder's encoder is known by. RecipeError where it has no tokenizer or short windows."""
+    folder = Path(cfg.encoder or "")
+    if cfg.encoder is None or not folder.is_dir():
+        return []
+    there = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+    if "config.json" not in there:
+        raise RecipeError(f"annotator: encoder {folder} has no config.json: no Hugging Face folder")
+    if not {"tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json"} & there.keys():
+        raise RecipeError(
+            f"annotator: encoder {folder} has no tokenizer (tokenizer.json or a vocabulary); "
+            "copy the one it was trained with into the folder"
+        )
+    limit = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    if limit and cfg.window > limit:
+        raise RecipeError(f"annotator: window is {cfg.window}; {folder} has {limit} positions")
+    return [f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in there.items()]
+
+
+def _proof_path(name: str) -> str:
+    return name if Path(name).exists() else str(find(name, "annotator: proof"))
+
+
+def run(
+    negatives: Files,
+    tokenizer: Artifact,
+    cfg: Config,
+    job: Job,
+    positives_from: Files | None = None,
+) -> None:
+    from pipeline.model.encoder import train_annotator
+    from pipeline.model.evidence import evidence
+    from pipeline.model.machine import accelerator
+
+    chosen = classes(negatives, positives_from, cfg, job)
+    texts = [d.text for d in chosen.good + chosen.corpus]
+    labels = [1] * len(chosen.good) + [0] * len(chosen.corpus)
+    vocabulary = tokenizer.folder / "tokenizer.json"
+    job.facts |= train_annotator(texts, labels, vocabulary, cfg, job.folder, device=accelerator())
+    job.facts |= {"train": {"good": len(chosen.good), "corpus": len(chosen.corpus)}}
+    job.facts |= evidence(chosen, scored(chosen, cfg, job))
+    written(job)
+    gate(cfg, job)
+
+
+def classes(negatives: Files, positives_from: Files | None, cfg: Config, job: Job) -> Chosen:
+    """Draw both classes by document hash, split them by repository, clear them of the proof.
+
+    In memory are the chosen files and the names of some more, however large the corpus is.
+    """
+    counts: Counter[str] = Counter()
+    proof = list(_distinct(_found(map(_proof_path, cfg.proof), counts), counts))
+    apart = {d.repo for d in proof}
+    good = [d for d in elsewhere(positives_from, cfg, counts, job) if d.repo not in apart]
+    rows = candidates(negatives, len(good), cfg, job)
+    mine = {d.uid for d in good}
+    rows = [r for r in rows if r["repo"] not in apart and r["uid"] not in mine]
+    sides = assigned(good, rows, cfg)
+    docs = {d.uid: d for d in good}
+    docs |= _read(negatives, {u for side in sides.values() for u in side} - docs.keys(), job)
+    good_uids = {*sides["good"], *sides["held_good"]}
+    taken = cleared(docs, good_uids, proof, counts)
+    job.facts |= {"counts": dict(sorted(counts.items()))}
+    kept = {name: [docs[u] for u in side if u in taken] for name, side in sides.items()}
+    for name in ("good", "corpus"):
+        if not kept[name]:
+            raise StageError(
+                f"step {job.step}: no {name} file is left to train on: {len(sides[name])} were taken "
+                f"out ({dict(counts)}). Give more, or a `proof` that is not among them"
+            )
+    return Chosen(**kept, proof=proof)
+
+
+def elsewhere(step: Files | None, cfg: Config, counts: Counter[str], job: Job) -> list[Doc]:
+    """The good files of `positives` and of the step, each text once, in hash order, up to `files`."""
+    found = _found(cfg.positives, counts)
+    docs = chain(found, drawn(step, cfg, job) if step else ())
+    first = heapq.nsmallest(cfg.files, _distinct(docs, counts), key=lambda d: key(d.uid, cfg.seed))
+    counts["from_paths_and_steps"] = len(first)
+    return first
+
+
+def _found(paths: Iterable[str], counts: Counter[str]) -> Iterator[Doc]:
+    for path in paths:
+        for e in examples.read(path, counts):
+            language = e.language or ("Python" if parsed(e.text) else UNSAID)
+            yield Doc(digest(e.repo, e.path, e.text), e.text, e.repo, e.path, language)
+
+
+def _distinct(docs: Iterable[Doc], counts: Counter[str]) -> Iterator[Doc]:
+    """The first of each text, white space apart."""
+    seen: set[str] = set()
+    for doc in docs:
+        if (same := _bare(doc.text)) in seen:
+            counts["repeated"] += 1
+        else:
+            seen.add(same)
+            yield doc
+
+
+def _bare(text: str) -> str:
+    return digest("".join(text.split()))
+
+
+def drawn(files: Files, cfg: Config, job: Job) -> list[Doc]:
+    """About the first `files` of a step's documents in the draw, a few more at most."""
+    below = share(cfg.files, files, job)
+    return _as_docs(job.collect(files, partial(near, seed=cfg.seed, below=below), _DOC))
+
+
+_DOC = ("text", "repo", "path", "language")
+
+
+def candidates(files: Files, good: int, cfg: Config, job: Job) -> list[dict[str, Any]]:
+    """Documents that could be taken, in the order of the draw: uid, repo, whether the rule calls them
+    `good`, and whether they are in the `random` sample (the others are there for being good)."""
+    ruled = cfg.rule is not None
+    aside = math.ceil(cfg.unseen / cfg.held_out)
+    below = share((cfg.files if ruled else min(good, cfg.files)) + aside, files, job)
+    looked = max(below, share(LOOKED * cfg.files, files, job)) if ruled else below
+    measure = partial(judged, seed=cfg.seed, below=below, looked=looked, rule=cfg.rule)
+    columns = ["repo", "text", "language"] if ruled else ["repo"]
+    rows = pa.concat_tables(job.collect(files, measure, columns)).to_pylist()
+    return sorted(rows, key=lambda r: (r["key"], r["uid"]))
+
+
+def judged(table: pa.Table, seed: int, below: float, looked: float, rule: float | None) -> pa.Table:
+    """The candidates among the documents of one shard."""
+    table = near(table, seed, looked)
+    uids = table["uid"].to_pylist()
+    keys = np.array([key(u, seed) for u in uids], np.uint64)
+    good = np.zeros(len(uids), bool)
+    if rule is not None:
+        pairs = zip(table["text"].to_pylist(), table["language"].to_pylist(), strict=True)
+        good = np.array([documented(t, language) >= rule for t, language in pairs], bool)
+    random = keys < below * 2.0**64
+    found = pa.table(
+        {"uid": table["uid"], "repo": table["repo"], "key": keys, "good": good, "random": random}
+    )
+    return found.filter(pa.array(good | random, pa.bool_()))
+
+
+def assigned(
+    good: Sequence[Doc], rows: Sequence[dict[str, Any]], cfg: Config
+) -> dict[str, list[str]]:
+    """The uids of each list of a Chosen but `proof`."""
+    from pipeline.model.separation import split
+
+    ruled = [r for r in rows if r["good"]][: max(0, cfg.files - len(good))]
+    size = len(good) + len(ruled)
+    if not size:
+        raise StageError(
+            f"the annotator has no good file: {len(rows):,} documents were looked at and `rule` "
+            f"{cfg.rule} is met by none. Lower it, or name `positives`"
+        )
+    plain = [r for r in rows if r["random"] and not r["good"]][:size]
+    uids = [d.uid for d in good] + [r["uid"] for r in ruled + plain]
+    groups = [d.repo for d in good] + [r["repo"] for r in ruled + plain]
+    labels = [1] * size + [0] * len(plain)
+    held = split(labels, groups, cfg)
+    side = {
+        name: [u for u, *of in zip(uids, labels, held, strict=True) if of == [label, out]]
+        for name, (label, out) in _SIDES.items()
     }
-    return _joined(found["good"], elsewhere), found["corpus"]
+    learnt = {g for g, out in zip(groups, held, strict=True) if not out}
+    unseen = [r for r in rows if r["random"] and r["repo"] not in learnt][: cfg.unseen]
+    ordinary = [r["uid"] for r in unseen if not r["good"]]
+    side["held_corpus"] = list(dict.fromkeys([*side["held_corpus"], *ordinary]))
+    return side | {"unseen": [r["uid"] for r in unseen]}
 
 
-def _joined(left: Sample, right: Sample) -> Sample:
-    return left[0] + right[0], left[1] + right[1]
+_SIDES = {
+    "good": (1, False),
+    "corpus": (0, False),
+    "held_good": (1, True),
+    "held_corpus": (0, True),
+}
 
 
-def _judged(cfg: Config) -> "partial[pa.Table]":
-    return partial(judged, rule=math.inf if cfg.rule is None else cfg.rule)
-
-
-def judged(table: pa.Table, rule: float) -> pa.Table:
-    """Each document's uid, and whether the rule calls it good."""
-    if math.isinf(rule):
-        return pa.table({"uid": table["uid"], "good": np.zeros(len(table), bool)})
-    pairs = zip(table["text"].to_pylist(), table["language"].to_pylist(), strict=True)
-    good = np.array([documented(t, language) >= rule for t, language in pairs], bool)
-    return pa.table({"uid": table["uid"], "good": good})
+def _read(files: Files, uids: set[str], job: Job) -> dict[str, Doc]:
+    found = _as_docs(job.collect(files, partial(_only, uids=uids), _DOC))
+    return {d.uid: d for d in found}
 
 
 def _only(table: pa.Table, uids: set[str]) -> pa.Table:
     return table.filter(pa.array([u in uids for u in table["uid"].to_pylist()], pa.bool_()))
 
 
-def _texts(tables: list[pa.Table]) -> Sample:
-    return (
-        [t for table in tables for t in table["text"].to_pylist()],
-        [r for table in tables for r in table["repo"].to_pylist()],
-    )
+def _as_docs(tables: Iterable[pa.Table]) -> list[Doc]:
+    return [Doc(**r) for t in tables for r in t.select(["uid", *_DOC]).to_pylist()]
 
 
-def _elsewhere(cfg: Config) -> Sample:
-    """The files of `positives`, in hash order, up to `files`."""
-    rows = [
-        (text.decode(errors="replace"), raw.repo)
-        for path in cfg.positives
-        for repo in sources.repositories(sources.guess(path))
-        for raw in readers.read(repo, 8_000_000, lambda *_: None)
-        if (text := raw.data)
-    ]
-    rows = sorted(rows, key=lambda r: digest(str(cfg.seed), r[0]))[: cfg.files]
-    return [r[0] for r in rows], [r[1] for r in rows]
+def cleared(
+    docs: dict[str, Doc], good: set[str], proof: Sequence[Doc], counts: Counter[str]
+) -> set[str]:
+    """The uids of what may be used: nothing that has a proof's text in it, case and white space apart,
+    no document of the corpus whose text is a good one's."""
+    from pipeline.kernels.overlap import Text, needles, overlaps
+
+    texts = [Text("proof", d.uid, d.uid, "solution", d.text) for d in proof]
+    what = needles(texts, words=None, tokens=None)
+    goods = {_bare(docs[u].text) for u in good}
+    taken = set()
+    every = list(docs.values())
+    for some in (every[k : k + _AT_ONCE] for k in range(0, len(every), _AT_ONCE)):
+        hits = overlaps(*flat(pa.array([d.text for d in some], pa.large_string())), what)
+        for doc, hit in zip(some, hits, strict=True):
+            also = doc.uid not in good and _bare(doc.text) in goods
+            why = "have_a_proof" if hit else "corpus_also_good" if also else ""
+            counts[why] += 1
+            taken |= set() if why else {doc.uid}
+    del counts[""]
+    return taken
+
+
+_AT_ONCE = 1024
+
+
+def scored(chosen: Chosen, cfg: Config, job: Job) -> dict[str, float]:
+    """The score of every file that no training saw, by the annotator as it was written."""
+    from pipeline.model.machine import accelerator
+    from pipeline.model.scorer import Scorer
+
+    lists = (chosen.held_good, chosen.held_corpus, chosen.unseen, chosen.proof)
+    docs = {d.uid: d.text for side in lists for d in side}
+    judge = Scorer(job.folder, threads=cfg.threads, device=accelerator())
+    found = judge.score(list(docs.values()))
+    return {uid: float(f.score) for uid, f in zip(docs, found, strict=True)}
+
+
+def written(job: Job) -> None:
+    """Add the evidence to the annotator's card; texts stay in the facts."""
+    from pipeline.model.evidence import said
+
+    path = job.folder / "annotator.json"
+    told = {k: job.facts[k] for k in ("gate", "auc", "auc_interval", "train", "measured")}
+    brief = {
+        end: [{k: v for k, v in row.items() if k != "text"} for row in rows]
+        for end, rows in job.facts["samples"].items()
+    }
+    card = json.loads(path.read_text()) | told | {"samples": brief}
+    path.write_text(json.dumps(card, indent=2))
+    log.info("annotator  AUC %s", said(job.facts["measured"][job.facts["gate"]]))
+
+
+def gate(cfg: Config, job: Job) -> None:
+    """StageError with the evidence where the annotator is below `min_auc`."""
+    from pipeline.model.evidence import shortfall
+
+    if short := shortfall(job.facts, cfg.min_auc):
+        raise StageError(
+            f"step {job.step}: {short}. All of it is in {job.folder / 'annotator.json'}. Give more or "
+            "other positives or another encoder, or lower min_auc to go on all the same"
+        )

@@ -21,17 +21,17 @@ import pyarrow.parquet as pq
 
 from pipeline.core.arrays import flat
 from pipeline.core.config import Share, config
-from pipeline.core.errors import RecipeError, did_you_mean
+from pipeline.core.errors import RecipeError
 from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
 from pipeline.core.schema import digest
 from pipeline.core.store import sha256_file
+from pipeline.core.suites import find
 
 if TYPE_CHECKING:
     from pipeline.kernels.overlap import Needles, Overlap, Part, Text
 
 VERSION = 2
-SUITES = Path(__file__).parent / "suites"
 PARTS: "dict[str, Part]" = {
     "prompt": "prompt",
     "complete_prompt": "prompt",
@@ -122,17 +122,6 @@ def run(files: Files, cfg: Config, job: Job) -> None:
     job.facts |= {"tasks": len({(t.suite, t.task) for t in texts}), "texts": len(texts)}
 
 
-def find(suite: str) -> Path:
-    """The file of a suite; RecipeError when there is none."""
-    for path in (Path(suite), SUITES / f"{suite}.jsonl"):
-        if path.is_file():
-            return path.resolve()
-    known = [p.stem for p in SUITES.glob("*.jsonl")]
-    raise RecipeError(
-        f"decontaminate: no suite {suite!r}{did_you_mean(suite, known)}; a path works too"
-    )
-
-
 def judge(table: pa.Table, cfg: Config, found: tuple[tuple[str, str], ...]) -> pa.Table:
     """The verdicts on a table with `uid` and `text`. found: (path, sha256) of each suite."""
     from pipeline.kernels.overlap import overlaps
@@ -176,7 +165,7 @@ def tasks(path: Path) -> "list[Text]":
 
 def _found(cfg: Config) -> tuple[tuple[str, str], ...]:
     """(path, sha256) of each suite; in an order that does not depend on the folders they are in."""
-    found = {(str(path), sha256_file(path)) for path in map(find, cfg.suites)}
+    found = {(str(path), sha256_file(path)) for path in _paths(cfg)}
     return tuple(sorted(found, key=lambda f: (Path(f[0]).name, f[1])))
 
 
@@ -184,6 +173,10 @@ def _evidence(hit: "Overlap", raw: bytes) -> str:
     first, last = (raw.count(b"\n", 0, at) + 1 for at in (hit.first, hit.last))
     lines = f"line {first}" if first == last else f"lines {first}-{last}"
     return f"{hit.text.suite}:{hit.text.task} {hit.text.part} {hit.how} {lines}"
+
+
+def _paths(cfg: Config) -> Iterator[Path]:
+    return (find(suite, "decontaminate") for suite in cfg.suites)
 
 
 def _rows(path: Path) -> list[Any]:

@@ -124,7 +124,7 @@ def whole(source: Path) -> dict[str, Any]:
             "hidden": 32,
             "heads": 2,
             "layers": 1,
-            "mlm_steps": 5,
+            "unseen": 20,
             "epochs": 1,
             "threads": 1,
         },

@@ -255,6 +255,8 @@ def _step(
     settings = {k: v for k, v in raw.items() if k not in _RESERVED | parameters.keys()}
     policy = parse(Policy, raw.get("on") or {}, f"{at}: on")
     cfg = parse(module.Config, settings, at)
+    if hasattr(module, "check"):
+        module.check(cfg, given, at)
     return Step(name, raw["use"], cfg, given, policy, raw.get("pin"))
 
 

@@ -11,6 +11,11 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 """glibc's names for two settings of `mallopt` (malloc.h)."""
 
 
+def accelerator() -> str:
+    """Where a box computes: the first GPU, or the CPU where there is none."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 @contextmanager
 def borrowed(threads: int, device: torch.device) -> Iterator[None]:
     """Run on `threads` CPU threads, with a random state and kept memory of one's own."""

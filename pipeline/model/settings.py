@@ -8,7 +8,7 @@ from typing import Literal
 from pipeline.core.config import Share, Tokens, config
 from pipeline.model.schedules import Schedule
 
-_SMALL = ("hidden", "layers", "heads", "mlm_steps", "mlm_lr")
+_SMALL = ("hidden", "layers", "heads")
 """Settings of the small encoder alone."""
 
 
@@ -67,15 +67,10 @@ class EncoderConfig:
     """Layers of the small encoder (BERT-tiny 1908.08962)."""
     heads: int = 2
     """Attention heads of the small encoder (BERT-tiny 1908.08962)."""
-    mlm_steps: int = 0
-    """Masked-language-model steps of the small encoder before the classifier (ours: on 1,200 files
-    200 to 600 steps gained nothing, and lowered the AUC of an annotator of 200 files)."""
-    mlm_lr: float = 1e-3
-    """Peak learning rate of those steps (ours)."""
     epochs: int = 2
     """Passes over the windows of the training files (FineWeb-Edu: 20, with a frozen encoder)."""
     batch: int = 16
-    """Windows a step, in both trainings (FineWeb-Edu: 256; ours, for some thousand windows)."""
+    """Windows a step (FineWeb-Edu: 256; ours, for some thousand windows)."""
     lr: float = 3e-4
     """Peak learning rate of the classifier training; linear to 0 (FineWeb-Edu)."""
     frozen: bool = False
@@ -83,7 +78,7 @@ class EncoderConfig:
     held_out: Share = 0.1
     """Share of each class's files kept to measure, by whole repositories (FineWeb-Edu: 10 %)."""
     seed: int = 42
-    """Of the split, the new weights, masks and order (FineWeb-Edu's split: 42)."""
+    """Of the split, the new weights and order (FineWeb-Edu's split: 42)."""
     threads: int = 2
     """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
 
@@ -94,7 +89,12 @@ class EncoderConfig:
             raise ValueError(f"{', '.join(own)}: only for the small encoder, not {self.encoder}")
         if self.window < 8:
             raise ValueError(f"window is {self.window}: at least 8 tokens")
+        for name in ("hidden", "layers", "heads", "epochs", "batch", "threads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
         if self.hidden % self.heads:
             raise ValueError(f"hidden {self.hidden} is no multiple of heads {self.heads}")
+        if not 0 < self.lr < 1:
+            raise ValueError(f"lr is {self.lr}: above 0 and below 1")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}: above 0 and below 1")

@@ -55,6 +55,15 @@ def load(where: str | None, limit: int, seed: int = 0) -> pa.Table:
     return table.sort_by([("repo", "ascending"), ("path", "ascending")])
 
 
+def standard_library(limit: int, seed: int = 0) -> pa.Table:
+    """This Python's standard library as rows of COLUMNS, up to `limit` bytes; its repo is `stdlib`."""
+    root = Path(sysconfig.get_paths()["stdlib"])
+    found = list(_walk("stdlib", root, frozenset(["site-packages", "dist-packages"])))
+    keys = [digest(str(seed), path) for _, path, _, _ in found]
+    rows = (_row(found[i]) for i in within(keys, [f[3] for f in found], limit))
+    return pa.Table.from_pylist([r for r in rows if r], COLUMNS)
+
+
 def versions(*names: str) -> dict[str, str]:
     """This Python's version, and that of each of these distributions that is installed."""
     found = {"python": sys.version.split()[0]}

@@ -27,6 +27,7 @@ from pipeline.core.job import Job, total
 from pipeline.core.runner import Artifact, Runtime
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
+from pipeline.model.evidence import Chosen, Doc, evidence
 
 RECIPE = """
 steps:
@@ -163,20 +164,24 @@ def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> Non
     job.layer(tokens.files, judged, ["text"], kind="scores")
     rows = total(r["counts"] for r in job.layers[0]["shards"])
     parent = {"stage": "tokenize", "key": tokens.key}
-    auc = {
-        "auc": 0.9,
-        "auc_interval": [0.85, 0.95],
-        "accuracy": 0.8,
-        "train": [9, 9],
-        "held_out": [4, 4],
-    }
-    by_hand(store, "judge", {}, auc)
+    by_hand(store, "judge", {}, evidence_of_a_judge())
     by_hand(store, "scored", {"files": tokens.key}, {}, layers=job.layers, parent=parent, rows=rows)
     python = {"files": 2, "tokens": 70, "of_tokens": 1400, "lowest": 0.75}
     by_hand(store, "best", {}, {"languages": {"Python": python}, "tokens": 70})
     by_hand(
         store, "scores", {"models": second}, {"models": models, "texts": dict.fromkeys(BITS, 7)}
     )
+
+
+def evidence_of_a_judge() -> dict[str, Any]:
+    """The facts of an annotator with a proof, over files whose good ones score higher."""
+    docs = [
+        Doc(f"u{k}", f"x = {k}\n", f"r{k}", f"{k} {EVIL}.py", "Python" if k % 4 else "Ruby")
+        for k in range(80)
+    ]
+    scores = {d.uid: k / 100 + 0.1 * (k % 2) for k, d in enumerate(docs)}
+    chosen = Chosen([], [], docs[40:60], docs[:40], docs[:30], docs[60:])
+    return {"train": {"good": 9, "corpus": 9}} | evidence(chosen, scores)
 
 
 def judged(table: pa.Table) -> pa.Table:
@@ -289,7 +294,17 @@ def test_whole_run_shows_results_and_draws_every_chart(whole: Store) -> None:
         for _, a in page.tags
         if a.get("class") == "chart" and a["id"]
     }
-    assert charts == {"funnel", "scores", "curves", "language", "licence", "seconds"}
+    assert charts == {
+        "funnel",
+        "scores",
+        "roc",
+        "calibration",
+        "classes",
+        "curves",
+        "language",
+        "licence",
+        "seconds",
+    }
     for name in charts:
         assert re.search(rf"^  {name}(\(\) {{|: )", page.blocks[2], re.M)
 
@@ -306,6 +321,20 @@ def test_samples_are_the_ends_of_the_ranking_with_edited_text(whole: Store) -> N
     assert [f["quality"] for f in shown["highest"]] == every[:-6:-1]
     assert sum(row["documents"] for row in found["languages"]) == len(every)
     assert all(sum(row["counts"]) == row["documents"] for row in found["languages"])
+
+
+def test_the_annotator_is_shown_with_all_it_was_measured_by(whole: Store) -> None:
+    facts = evidence_of_a_judge()
+    assert facts["gate"] == "proof"
+    page = page_of(whole)
+    for name, found in facts["measured"].items():
+        assert report.rate(found["auc"]) in page.shown, name
+        assert report.rate(found["auc_interval"][0]) in page.shown
+    assert re.search(r"others ?–", page.shown)
+    assert facts["samples"]["best"][0]["repo"] + "/" in page.shown
+    data = json.loads(page.blocks[0])["judge"]
+    assert data["measured"]["proof"]["roc"] == facts["measured"]["proof"]["roc"]
+    assert (report.rate(None), report.rate(0.5), report.rate(0.5, 100)) == ("–", "0.500", "50.0")
 
 
 def test_step_made_from_inputs_that_were_remade_is_out_of_date(whole: Store) -> None:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import decontaminate
+from pipeline.core import suites
 from pipeline.core.config import parse
 from pipeline.core.errors import RecipeError
 from pipeline.core.store import Store, read_parquet
@@ -126,9 +127,9 @@ def test_what_is_no_suite_says_where(tmp_path: Path, name: str, raw: bytes, mess
 
 
 def test_an_unknown_suite_is_refused_with_a_near_miss() -> None:
-    assert decontaminate.find("icefloe").is_absolute()
+    assert suites.find("icefloe", "here").is_absolute()
     with pytest.raises(RecipeError, match="did you mean 'icefloe'"):
-        decontaminate.find("icefloo")
+        suites.find("icefloo", "here")
 
 
 @pytest.mark.parametrize(

