@@ -62,7 +62,7 @@ class Config(Endpoint):
         super().__post_init__()
         if not self.scale[0] < self.scale[1] or not all(map(isfinite, self.scale)):
             raise ValueError(f"scale is {list(self.scale)}: the lowest label, then the highest")
-        if self.max_chars < 3 or (self.files or 1) < 1:
+        if self.max_chars < 3 or (self.files is not None and self.files < 1):
             raise ValueError(
                 f"max_chars is {self.max_chars} (3 or more), files {self.files} (1 or more)"
             )
