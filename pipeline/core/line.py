@@ -6,6 +6,7 @@ threads, what no request can mend ends the step. Knows nothing of budgets, or of
 
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from pipeline.core.endpoint import Body, Endpoint, Failure, Record
 from pipeline.core.errors import StageError
@@ -22,6 +24,8 @@ from pipeline.core.errors import StageError
 if TYPE_CHECKING:
     import httpx
 
+log = logging.getLogger(__name__)
+_HERE = ("localhost", "127.0.0.1", "::1")
 _LARGEST = 4_000_000
 """Bytes of a response that are read at most (ours)."""
 _LONGEST = 600.0
@@ -63,6 +67,8 @@ def connected(cfg: Endpoint) -> Iterator[Line]:
     assert cfg.endpoint
     base = cfg.endpoint.rstrip("/").removesuffix("/chat/completions")
     secret = _secret(cfg)
+    if secret and base.startswith("http://") and urlsplit(base).hostname not in _HERE:
+        log.warning("%s is not encrypted: the API key can be read on its way", base)
     headers = {"authorization": f"Bearer {secret}"} if secret else {}
     with httpx.Client(
         headers=headers,
