@@ -43,6 +43,13 @@ class Judge:
     stop: threading.Event = field(default_factory=threading.Event)
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: Any) -> None:
+        """A killed client is no news."""
+
+
 @contextmanager
 def judge(act: Callable[[str, int], Said] | None = None) -> Iterator[Judge]:
     """A judge at work until the block ends; by default one that grades."""
@@ -75,8 +82,7 @@ def judge(act: Callable[[str, int], Said] | None = None) -> Iterator[Judge]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     told.url = f"http://127.0.0.1:{server.server_port}/v1"
     try:
