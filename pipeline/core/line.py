@@ -140,14 +140,16 @@ def _once(one: str, body: Body, line: Line) -> Record | Failure | _Again:
     told = f"HTTP {status}: {text[:300]}"
     if status == 200:
         found = _read(text, body)
-        said = f"no chat completion ({found}): {text[:200]}"
-        return _Again(said) if isinstance(found, str) else found
+        if isinstance(found, str):
+            return _Again(f"no chat completion ({found}): {text[:200]}")
+        return found | {"text": line.hide(found["text"])}  # a key with escapes shows up only now
     if 300 <= status < 400:
         to = line.hide(headers.get("location", "nowhere"))
         raise StageError(
             f"{line.cfg.endpoint} sends on to {to}; the key is not sent there: name the right `endpoint`"
         )
-    if why := _HOPELESS.get(status) or ("insufficient_quota" in text and _HOPELESS[402]):
+    broke = status == 429 and "insufficient_quota" in text
+    if why := _HOPELESS.get(402 if broke else status):
         raise StageError(
             f"{line.cfg.endpoint}: {why} ({told}). Set it right and run again: all answers are kept"
         )
@@ -200,9 +202,9 @@ def _read(text: str, body: Body) -> Record | str:
         usage = dict(response.get("usage") or {})
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as e:
         return type(e).__name__
-    said = said if isinstance(said, str) else ""
+    said = said.encode(errors="replace").decode() if isinstance(said, str) else ""
     told = [usage.get(k) for k in ("prompt_tokens", "completion_tokens")]
-    known = all(type(n) is int and n >= 0 for n in told)
+    known = all(type(n) is int and 0 <= n < 1 << 53 for n in told)
     written = sum(len(m["content"].encode()) for m in body["messages"])
     guess = [-(-written // 4), -(-len(said.encode()) // 4)]
     tokens_in, tokens_out = told if known else guess

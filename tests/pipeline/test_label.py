@@ -353,8 +353,17 @@ def test_a_scale_that_was_wrong_costs_nothing_to_mend(files: Files) -> None:
         assert paid <= 23
 
 
-def test_servers_that_do_not_count_are_counted_for(files: Files) -> None:
-    with judge(lambda text, nth: completion("3", usage=None)) as model:
+def test_odd_answers_are_kept_as_text(files: Files) -> None:
+    with judge(lambda text, nth: completion('{"label": 2, "reason": "\ud800"}')) as model:
+        job = labelled(files, endpoint=model.url, files=2)
+    assert {r["answer"] for r in table(job)} == {'{"label": 2, "reason": "?"}'}
+
+
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"prompt_tokens": "many"}, {"prompt_tokens": -1, "completion_tokens": 2}]
+)
+def test_servers_that_do_not_count_are_counted_for(files: Files, usage: Any) -> None:
+    with judge(lambda text, nth: completion("3", usage=usage)) as model:
         job = labelled(files, endpoint=model.url, files=4)
     assert job.facts["estimated"] == 4
     assert job.facts["tokens_in"] > 4 * 200
