@@ -21,6 +21,7 @@ CONFINED = {
     "transformers": {"pipeline.model", "serve", "cluster"},
     "fastapi": {"serve"},
     "plotly": {"cluster"},
+    "sklearn": {"pipeline.model"},
 }
 
 
@@ -98,7 +99,7 @@ def test_every_box_has_the_same_shape() -> None:
 def test_planning_imports_neither_torch_nor_ray() -> None:
     code = (
         "import sys; from cluster import cli; from pipeline.core import recipe; recipe.load('snowcoder', ['laptop']);"
-        "print([m for m in ('torch', 'ray', 'transformers', 'tokenizers', 'fastapi', 'plotly') if m in sys.modules])"
+        "print([m for m in ('torch', 'ray', 'transformers', 'tokenizers', 'fastapi', 'plotly', 'sklearn', 'httpx') if m in sys.modules])"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True

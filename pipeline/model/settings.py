@@ -98,3 +98,43 @@ class EncoderConfig:
             raise ValueError(f"lr is {self.lr}: above 0 and below 1")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out is {self.held_out}: above 0 and below 1")
+
+
+@config
+class ForestConfig:
+    encoder: str | None = None
+    """A Hugging Face name or folder, encoder or causal language model (phi-1: a pretrained CodeGen,
+    Salesforce/codegen-350M-mono the one it names); none with a step's model as the input `model`."""
+    pool: Literal["mean", "first", "last"] = "mean"
+    """The vector of a window: the mean over its tokens, or its first ([CLS]) or last one (ours: phi-1
+    does not say, and a causal model's first token has seen nothing)."""
+    window: int | None = None
+    """Tokens a window; without a number the model's context, at most 512 (ours, as the annotator)."""
+    target: Literal["class", "label"] = "class"
+    """What is learnt: whether a label is `good` or better, giving a probability; or the label itself,
+    giving a number on its scale (ours: phi-1 does not say)."""
+    good: float = 3.0
+    """The lowest label of a file worth keeping (FineWeb-Edu: 3 of 5)."""
+    trees: int = 100
+    """Trees (scikit-learn; phi-1 does not say)."""
+    depth: int | None = None
+    """Most questions from root to leaf; none lets trees grow out (scikit-learn)."""
+    leaf: int = 5
+    """Fewest training files in a leaf (ours: labels of a model are noisy, and growing out costs disk)."""
+    held_out: Share = 0.2
+    """Share of each class's files kept to measure, by whole repositories (ours)."""
+    min_auc: Share = 0.0
+    """Stop when the held-out ROC-AUC is below this (ours; 0 only reports it)."""
+    seed: int = 0
+    """Of the split and the trees."""
+    threads: int = 2
+    """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
+
+    def __post_init__(self) -> None:
+        for name in ("trees", "leaf", "threads", "depth"):
+            if (getattr(self, name) or 1) < 1 or getattr(self, name) == 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
+        if self.window is not None and self.window < 8:
+            raise ValueError(f"window is {self.window}: at least 8 tokens")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out is {self.held_out}: above 0 and below 1")
