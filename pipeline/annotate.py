@@ -6,6 +6,7 @@ share: the rest is kept without a score (null), with its `screen` value (ours). 
 one shard, so scores do not depend on the number of workers.
 """
 
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
@@ -19,8 +20,7 @@ from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 
 if TYPE_CHECKING:
-    from pipeline.kernels.screening import Screen
-    from pipeline.model.judges import Judge
+    from pipeline.model.cascade import Screen
 
 VERSION = 2
 
@@ -52,7 +52,14 @@ def run(
         precision=cfg.precision,
         screen=str(screen.folder) if screen else None,
     )
-    job.layer(files, judge, ["text", "language"], kind="scores")
+    scored = job.layer(files, judge, ["text", "language"], kind="scores")
+    if screen is not None:
+        job.facts |= _skipped(job.collect(scored, None, [screen.facts["column"]]))
+
+
+def _skipped(tables: Sequence[pa.Table]) -> dict[str, int]:
+    missing = sum(table.column(table.num_columns - 1).null_count for table in tables)
+    return {"scored": sum(map(len, tables)) - missing, "skipped": missing}
 
 
 def score(
@@ -64,30 +71,26 @@ def score(
 ) -> pa.Table:
     """Every document kept, with its score in the judge's column (null where the screen skipped it),
     an encoder's window scores, top to bottom, and the screen's own guess at the score."""
-    judge = load(annotator, threads, precision)
-    guess = screening(screen).guess(table["text"]) if screen else None
-    seen = screening(screen).reach(guess, table["language"]) if screen else np.ones(len(table), bool)
+    from pipeline.model import judges
+    from pipeline.model.scorer import Scorer
+
+    judge = judges.load(annotator, threads=threads, precision=precision)
+    columns, seen = dict[str, pa.Array](), np.ones(len(table), bool)
+    if screen:
+        guess = screening(screen).guess(table["text"])
+        seen = screening(screen).reach(guess, table["language"])
+        columns["screen"] = pa.array(guess, pa.float32())
     found = iter(judge.score(table["text"].filter(pa.array(seen)).to_pylist()))
     scores = [next(found) if s else None for s in seen]
-    columns = {judge.column: pa.array([s and s.score for s in scores], pa.float32())}
-    if judge.windowed:
+    columns[judge.column] = pa.array([s and s.score for s in scores], pa.float32())
+    if isinstance(judge, Scorer):
         columns["windows"] = pa.array([s and s.windows for s in scores], pa.list_(pa.float32()))
-    if guess is not None:
-        columns["screen"] = pa.array(guess, pa.float32())
     return verdicts(table["uid"], [None] * len(table), **columns)
-
-
-@cache
-def load(annotator: str, threads: int, precision: Literal["exact", "int8"]) -> "Judge":
-    """The judge, once a worker, on its GPU if it has one."""
-    from pipeline.model.judges import load as load_judge
-
-    return load_judge(annotator, threads=threads, precision=precision)
 
 
 @cache
 def screening(folder: str) -> "Screen":
     """The screen, once a worker."""
-    from pipeline.kernels.screening import Screen
+    from pipeline.model.cascade import Screen
 
     return Screen.load(folder)

@@ -58,7 +58,7 @@ def rows(data: U8, spans: I64, bits: int) -> tuple[I32, F32, I64]:
 def products(data: U8, spans: I64, weights: F32) -> F64:
     """Each span's row times `weights` (2**bits), without making the row."""
     out = np.zeros(len(spans))
-    bits = int(len(weights)).bit_length() - 1
+    bits = len(weights).bit_length() - 1
     if len(weights) != 1 << bits:
         raise ValueError(f"{len(weights)} weights: a power of two")
     _products(data, spans, bits, weights, out)

@@ -5,8 +5,11 @@ A judge scores texts: `column` is where its values go. Knows nothing of how it w
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
+
+import torch
 
 from pipeline.core.errors import StageError, did_you_mean
 from pipeline.model.scorer import Score, Scorer
@@ -23,14 +26,17 @@ class Judge(Protocol):
         """One Score a text, in order."""
 
 
+@cache
 def load(
-    folder: str | Path, *, threads: int, device: str = "cpu", precision: Precision = "exact"
+    folder: str | Path, *, threads: int, device: str | None = None, precision: Precision = "exact"
 ) -> Judge:
-    """The judge in `folder`. StageError where there is none, or of no kind known here."""
+    """The judge in `folder`, loaded once in a process; on its GPU if it has one and no `device` is
+    named. StageError where there is none, or of no kind known here."""
     card = read_card(folder)
     kind = card.get("kind", "encoder")
     if kind not in KINDS:
         raise StageError(f"{folder}: a judge of kind {kind!r}{did_you_mean(kind, KINDS)}")
+    device = device or ("cuda" if torch.cuda.is_available() and precision == "exact" else "cpu")
     try:
         return KINDS[kind](folder, threads=threads, device=device, precision=precision)
     except ValueError as e:
@@ -43,6 +49,11 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"{folder} is no annotator folder: no annotator.json")
     return dict(json.loads(path.read_text()))
+
+
+def column(card: dict[str, Any]) -> str:
+    """Where the judge of this card puts its scores."""
+    return str(card.get("column", "quality"))
 
 
 KINDS: dict[str, Any] = {"encoder": Scorer}

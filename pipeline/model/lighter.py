@@ -93,9 +93,7 @@ def eight_bit(model: Any) -> Any:
     plan = quantization.per_channel_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move to torchao, which is not in torch
-        quantization.quantize_dynamic(
-            model, dict.fromkeys(_inside(model), plan), inplace=True
-        )
+        quantization.quantize_dynamic(model, dict.fromkeys(_inside(model), plan), inplace=True)
     return model
 
 
@@ -106,4 +104,3 @@ def _inside(model: Any) -> dict[str, nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and ".layer" in name
     }
-

@@ -72,7 +72,6 @@ class Scorer:
         card = json.loads((path / "annotator.json").read_text())
         self.name, self.window = str(card["name"]), int(card["window"])
         self.column = str(card.get("column", "quality"))
-        self.windowed = True
         self.tokenizer = plain_tokenizer(path / "tokenizer.json")
         self.device, self.precision = torch.device(device), precision
         self.model: Any = _loaded(path, self.device, precision)
@@ -131,9 +130,7 @@ def plain_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def windows(
-    tokenizer: Tokenizer, texts: Sequence[str], window: int
-) -> Cut:
+def windows(tokenizer: Tokenizer, texts: Sequence[str], window: int) -> Cut:
     """Per text its one to three windows (ids, at most `window` long) and whether some is unseen.
 
     A text that fits gives one, one that fits twice gives top and bottom, else top, middle, bottom.
