@@ -77,8 +77,7 @@ def score(
     judge = judges.load(annotator, threads=threads, precision=precision)
     columns, seen = dict[str, pa.Array](), np.ones(len(table), bool)
     if screen:
-        guess = screening(screen).guess(table["text"])
-        seen = screening(screen).reach(guess, table["language"])
+        guess, seen = screening(screen).judge(table["text"], table["language"])
         columns["screen"] = pa.array(guess, pa.float32())
     found = iter(judge.score(table["text"].filter(pa.array(seen)).to_pylist()))
     scores = [next(found) if s else None for s in seen]

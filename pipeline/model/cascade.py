@@ -8,7 +8,7 @@ across folds, each by a model that has not seen the file (ours; cascades: Viola 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, lgamma, log
 from pathlib import Path
 from typing import Any
@@ -35,30 +35,34 @@ _LEVEL = 8.0
 
 @dataclass(frozen=True)
 class Screen:
-    """`weights` over hashes, `bias`, region size in bytes, and each language's floor."""
+    """`weights` over hashes, `bias`, region size in bytes, each language's floor, and up to how many
+    bytes a file always passes."""
 
     weights: F32
     bias: float
     region: int
     floors: dict[str, float]
+    short: int
 
-    def guess(self, texts: pa.ChunkedArray) -> F32:
-        """What the annotator would score, in its own scale: the mean over the regions of each."""
+    def judge(self, texts: pa.ChunkedArray, languages: pa.ChunkedArray) -> tuple[F32, Mask]:
+        """What the annotator would score, in its own scale, the mean over the regions of each file;
+        and whether it can still reach the share."""
         data, offsets = flat(texts)
         spans, bounds = regions(offsets, self.region)
-        return means(level(products(data, spans, self.weights) + self.bias), bounds)
+        guess = means(level(products(data, spans, self.weights) + self.bias), bounds)
+        return guess, self.passes(guess, languages.to_pylist(), np.diff(offsets))
 
-    def reach(self, guess: F32, languages: pa.ChunkedArray) -> Mask:
-        """Whether each file can still reach the share: its guess is at its language's floor."""
+    def passes(self, guess: F32, languages: Sequence[str], size: I64) -> Mask:
+        """Whether each guess is at its language's floor, or the file is short (in bytes)."""
         rest = self.floors[REST]
-        floors = [self.floors.get(name, rest) for name in languages.to_pylist()]
-        return np.asarray(guess >= np.array(floors, np.float32))
+        floors = np.array([self.floors.get(name, rest) for name in languages], np.float32)
+        return np.asarray((guess >= floors) | (size <= self.short))
 
     def save(self, folder: Path) -> None:
         """Write weights.parquet and screen.json."""
         folder.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table({"weight": self.weights}), folder / "weights.parquet")
-        card = {"bias": self.bias, "region": self.region, "floors": self.floors}
+        card = {k: v for k, v in asdict(self).items() if k != "weights"}
         (folder / "screen.json").write_text(json.dumps(card, indent=2, sort_keys=True))
 
     @classmethod
@@ -66,12 +70,12 @@ class Screen:
         """What `save` wrote."""
         card = json.loads((Path(folder) / "screen.json").read_text())
         weights = pq.read_table(Path(folder) / "weights.parquet")["weight"].to_numpy()
-        return cls(weights.astype(np.float32), card["bias"], card["region"], card["floors"])
+        return cls(weights=weights.astype(np.float32), **card)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Files that the annotator scored: regions in CSR rows, and per file its score and length."""
+    """Files that the annotator scored: regions in CSR rows, and per file its score, tokens and bytes."""
 
     columns: NDArray[np.int32]
     values: F32
@@ -79,6 +83,7 @@ class Sample:
     bounds: I64
     score: F64
     length: I64
+    size: I64
     language: NDArray[np.str_]
 
     def part(self, files: Mask) -> "Sample":
@@ -93,6 +98,7 @@ class Sample:
             _ends(counts[files]),
             self.score[files],
             self.length[files],
+            self.size[files],
             self.language[files],
         )
 
@@ -121,13 +127,15 @@ def means(values: F64, bounds: I64) -> F32:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a screen must keep: of the best `share` of each language's tokens, this `recall`, at
-    this `confidence`; `enough` of them give a language a floor of its own."""
+    """What a screen must keep: of the best `share` of each language's tokens this `recall`, at this
+    `confidence`; `enough` best files give a language a floor of its own, files of up to `short`
+    bytes always pass."""
 
     share: float
     recall: float
     confidence: float
     enough: int
+    short: int
 
 
 def fit(
@@ -137,15 +145,15 @@ def fit(
     those guesses tell of it."""
     guess = guesses(sample, bits, penalty)
     weights, bias = _solve(sample, bits, penalty)
-    screen = Screen(weights, bias, region, floors(sample, guess, wanted))
+    screen = Screen(weights, bias, region, floors(sample, guess, wanted), wanted.short)
     return screen, _told(sample, guess, screen, wanted)
 
 
 def _told(sample: Sample, guess: F32, screen: Screen, wanted: Wanted) -> dict[str, Any]:
     """Facts: how many of the best the floors miss, the recall that bears out, the work left."""
     top = best(sample.score, sample.length, sample.language, wanted.share)
-    passed = screen.reach(guess, pa.chunked_array([sample.language.tolist()], pa.string()))
-    cost = np.diff(sample.bounds).astype(float)
+    passed = screen.passes(guess, sample.language.tolist(), sample.size)
+    cost = work(sample.size, screen.region)
     missed = int((top & ~passed).sum())
     return {
         "best": int(top.sum()),
@@ -154,8 +162,18 @@ def _told(sample: Sample, guess: F32, screen: Screen, wanted: Wanted) -> dict[st
         "cost": round(float(cost[passed].sum() / cost.sum()), 4),
         "correlation": round(float(np.corrcoef(guess, sample.score)[0, 1]), 4),
         "floors": screen.floors,
-        "curve": curve(guess, top, cost, RECALLS),
+        "curve": curve(_sure(sample, guess, wanted), top, cost, RECALLS),
     }
+
+
+def work(size: I64, region: int) -> F64:
+    """What a file costs the annotator, in bytes that it reads: three windows at most."""
+    return np.minimum(size, 3 * region).astype(np.float64)
+
+
+def _sure(sample: Sample, guess: F32, wanted: Wanted) -> F32:
+    """The guesses, those of files that always pass above all."""
+    return np.where(sample.size <= wanted.short, np.float32(np.inf), guess)
 
 
 def guesses(sample: Sample, bits: int, penalty: float) -> F32:
@@ -208,6 +226,7 @@ def floors(sample: Sample, guess: F32, wanted: Wanted) -> dict[str, float]:
     """The highest floor of each language that keeps `recall` of its best at `confidence`; REST's is
     of all languages with fewer than `enough` best files together."""
     top = best(sample.score, sample.length, sample.language, wanted.share)
+    guess = _sure(sample, guess, wanted)
     names, counts = np.unique(sample.language[top], return_counts=True)
     own = [str(n) for n, c in zip(names, counts, strict=True) if c >= wanted.enough]
     found = {name: floor(guess[top & (sample.language == name)], wanted) for name in own}
@@ -215,15 +234,17 @@ def floors(sample: Sample, guess: F32, wanted: Wanted) -> dict[str, float]:
 
 
 def floor(guess: F32, wanted: Wanted) -> float:
-    """The highest guess of the best files that may be cut at. Where there are too few to promise
-    `recall`, as low below the lowest as that is below their median; without any, 0."""
-    if not len(guess):
-        return 0.0
-    missed = allowed(len(guess), wanted.recall, wanted.confidence)
+    """The highest guess of the best files that may be cut at, infinite ones being safe. Where there
+    are too few to promise `recall`, as low below the lowest as that is below their median; without
+    any that is not safe, 0: nothing is known, so all pass."""
     ordered = np.sort(guess)
-    if missed >= 0:
-        return float(ordered[missed])
-    return max(0.0, float(2 * ordered[0] - np.median(ordered)))
+    finite = ordered[np.isfinite(ordered)]
+    if not len(finite):
+        return 0.0
+    missed = allowed(len(ordered), wanted.recall, wanted.confidence)
+    if missed < 0:
+        return max(0.0, float(2 * finite[0] - np.median(finite)))
+    return float(finite[min(missed, len(finite) - 1)])
 
 
 def allowed(many: int, recall: float, confidence: float) -> int:
@@ -251,11 +272,12 @@ def promised(many: int, missed: int, confidence: float) -> float:
 
 
 def curve(guess: F32, top: Mask, cost: F64, recalls: Sequence[float]) -> list[dict[str, float]]:
-    """The share of the annotator's work left at each recall, cutting at one guess for all."""
+    """The share of the annotator's work left at each recall, cutting at one guess for all; `cost` is
+    each file's work."""
     order = np.argsort(-guess, kind="stable")
-    work = np.cumsum(cost[order]) / cost.sum()
+    left = np.cumsum(cost[order]) / cost.sum()
     kept = np.cumsum(top[order]) / max(1, top.sum())
     at = [min(int(np.searchsorted(kept, r - 1e-9)), len(order) - 1) for r in recalls]
     return [
-        {"recall": r, "cost": round(float(work[k]), 4)} for r, k in zip(recalls, at, strict=True)
+        {"recall": r, "cost": round(float(left[k]), 4)} for r, k in zip(recalls, at, strict=True)
     ]

@@ -1,5 +1,6 @@
 """The screen's model: the recall it promises holds on files it has not seen, and its floors say so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pipeline.model.cascade import (
 )
 
 BITS, REGION = 14, 200
-WANTED = Wanted(share=0.05, recall=0.9, confidence=0.9, enough=30)
+WANTED = Wanted(share=0.05, recall=0.9, confidence=0.9, enough=30, short=0)
 
 
 def planted(count: int, seed: int) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -47,7 +48,13 @@ def as_sample(texts: list[str], score: np.ndarray, language: np.ndarray) -> Samp
     data, offsets = flat(pa.array(texts, pa.large_string()))
     spans, bounds = regions(offsets, REGION)
     columns, values, ends = rows(data, spans, BITS)
-    return Sample(columns, values, ends, bounds, score, np.diff(offsets), language)
+    size = np.diff(offsets)
+    return Sample(columns, values, ends, bounds, score, size, size, language)
+
+
+def guessed(screen: Screen, texts: list[str]) -> list[float]:
+    languages = pa.chunked_array([["C"] * len(texts)], pa.string())
+    return screen.judge(pa.chunked_array([texts], pa.large_string()), languages)[0].tolist()
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +66,7 @@ def test_the_recall_holds_on_files_that_it_has_not_seen(made: tuple[Screen, dict
     screen, told = made
     texts, score, language = planted(2000, 1)
     column = pa.chunked_array([texts], pa.large_string())
-    guess = screen.guess(column)
-    passed = screen.reach(guess, pa.chunked_array([language.tolist()]))
+    _, passed = screen.judge(column, pa.chunked_array([language.tolist()]))
     top = best(score, np.array([len(t) for t in texts]), language, WANTED.share)
     assert (top & passed).sum() / top.sum() >= WANTED.recall
     assert passed.mean() < 0.5
@@ -91,9 +97,9 @@ def test_a_screen_is_what_was_saved_byte_for_byte(
 ) -> None:
     screen, _ = made
     screen.save(tmp_path)
-    texts = pa.chunked_array([planted(50, 4)[0]], pa.large_string())
+    texts = planted(50, 4)[0]
     again = Screen.load(tmp_path)
-    assert again.guess(texts).tobytes() == screen.guess(texts).tobytes()
+    assert guessed(again, texts) == guessed(screen, texts)
     assert again.floors == screen.floors
     fit(as_sample(*planted(2000, 0)), WANTED, BITS, 1.0, REGION)[0].save(tmp_path / "again")
     for name in ("weights.parquet", "screen.json"):
@@ -103,10 +109,20 @@ def test_a_screen_is_what_was_saved_byte_for_byte(
 def test_a_guess_does_not_depend_on_other_files(made: tuple[Screen, dict]) -> None:
     screen, _ = made
     texts = ["", *planted(20, 5)[0], "🧊" * 300]
-    whole = screen.guess(pa.chunked_array([texts], pa.large_string()))
-    alone = [screen.guess(pa.chunked_array([[t]], pa.large_string()))[0] for t in texts]
-    assert whole.tolist() == alone
-    assert screen.guess(pa.chunked_array([], pa.large_string())).tolist() == []
+    assert guessed(screen, texts) == [guessed(screen, [t])[0] for t in texts]
+    assert guessed(screen, []) == []
+
+
+def test_short_files_always_pass_and_take_no_part_in_the_floors(made: tuple[Screen, dict]) -> None:
+    screen, _ = made
+    hopeless = np.zeros(3, np.float32)
+    sizes = np.array([10, 11, 12])
+    short = replace(screen, short=11)
+    assert short.passes(hopeless, ["C"] * 3, sizes).tolist() == [True, True, False]
+    sure = np.array([np.inf, np.inf], np.float32)
+    assert floor(sure, WANTED) == 0
+    some = np.append(np.linspace(0.5, 0.9, 100), np.full(100, np.inf)).astype(np.float32)
+    assert floor(some, WANTED) == some[allowed(200, WANTED.recall, WANTED.confidence)]
 
 
 @given(st.integers(1, 400), st.sampled_from([0.5, 0.9, 0.98]), st.sampled_from([0.5, 0.9]))
