@@ -121,11 +121,7 @@ def train_head(model: Any, table: pa.Table, folder: Path) -> None:
         documented(*pair) >= 0.7 for pair in zip(texts, table["language"].to_pylist(), strict=True)
     ]
     cut = [parts for parts, _ in windows(plain_tokenizer(folder / "tokenizer.json"), texts, WINDOW)]
-    with torch.inference_mode():
-        states = [
-            model.bert(torch.tensor(w[None], dtype=torch.long))[0][0, 0] for p in cut for w in p
-        ]
-    x = torch.stack(states).clone()
+    x = first_states(model, [w for parts in cut for w in parts])
     y = torch.tensor([int(g) for g, parts in zip(good, cut, strict=True) for _ in parts])
     weight = len(y) / torch.bincount(y, minlength=2).clamp(min=1)
     head = [*model.bert.pooler.parameters(), *model.classifier.parameters()]
@@ -133,11 +129,18 @@ def train_head(model: Any, table: pa.Table, folder: Path) -> None:
     for epoch in range(4):
         order = torch.from_numpy(np.random.default_rng(epoch).permutation(len(y)))
         for batch in order.split(64):
-            logits = model.classifier(model.bert.pooler(x[batch, None]))
+            logits = model.classifier(model.bert.pooler(x[batch, None].clone()))
             loss = functional.cross_entropy(logits, y[batch], weight / weight.sum())
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+
+
+@torch.inference_mode()
+def first_states(model: Any, parts: Sequence[NDArray[np.int32]]) -> torch.Tensor:
+    """The last state of each window's first place, (windows, hidden)."""
+    found = [model.bert(torch.tensor(w[None], dtype=torch.long))[0][0, 0] for w in parts]
+    return torch.stack(found)
 
 
 def publish(model: Any, folder: Path) -> None:
