@@ -191,7 +191,7 @@ def apply(sample: Sample, weights: F32, bias: float) -> F32:
     found = np.bincount(
         _owner(sample.rows), sample.values * weights[sample.columns], len(sample.rows) - 1
     )
-    return means(level(found + bias), sample.bounds)
+    return means(level(np.asarray(found + bias, np.float64)), sample.bounds)
 
 
 def _owner(bounds: I64) -> I64:

@@ -38,9 +38,10 @@ def load(
         raise StageError(f"{folder}: a judge of kind {kind!r}{did_you_mean(kind, KINDS)}")
     device = device or ("cuda" if torch.cuda.is_available() and precision == "exact" else "cpu")
     try:
-        return KINDS[kind](folder, threads=threads, device=device, precision=precision)
+        judge: Judge = KINDS[kind](folder, threads=threads, device=device, precision=precision)
     except ValueError as e:
         raise StageError(str(e)) from None
+    return judge
 
 
 def read_card(folder: str | Path) -> dict[str, Any]:

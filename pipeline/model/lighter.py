@@ -72,7 +72,7 @@ def packed(model: Any) -> Any:
     A full window of a BERT-base: 0.45 s of two cores instead of 0.57. Where torch has no oneDNN the
     model stays as it is.
     """
-    if torch.backends.mkldnn.is_available():
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for name, linear in _inside(model).items():
             model.set_submodule(name, _Packed(linear))
     return model
@@ -93,7 +93,9 @@ def eight_bit(model: Any) -> Any:
     plan = quantization.per_channel_dynamic_qconfig
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.ao is to move to torchao, which is not in torch
-        quantization.quantize_dynamic(model, dict.fromkeys(_inside(model), plan), inplace=True)
+        quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
+            model, dict.fromkeys(_inside(model), plan), inplace=True
+        )
     return model
 
 
