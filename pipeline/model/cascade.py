@@ -54,9 +54,13 @@ class Screen:
 
     def passes(self, guess: F32, languages: Sequence[str], size: I64) -> Mask:
         """Whether each guess is at its language's floor, or the file is short (in bytes)."""
+        return self.margin(guess, languages, size) >= 0
+
+    def margin(self, guess: F32, languages: Sequence[str], size: I64) -> F32:
+        """How far each guess is above its language's floor; infinite for a short file."""
         rest = self.floors[REST]
         floors = np.array([self.floors.get(name, rest) for name in languages], np.float32)
-        return np.asarray((guess >= floors) | (size <= self.short))
+        return np.where(size <= self.short, np.float32(np.inf), guess - floors)
 
     def save(self, folder: Path) -> None:
         """Write weights.parquet and screen.json."""
@@ -152,7 +156,8 @@ def fit(
 def _told(sample: Sample, guess: F32, screen: Screen, wanted: Wanted) -> dict[str, Any]:
     """Facts: how many of the best the floors miss, the recall that bears out, the work left."""
     top = best(sample.score, sample.length, sample.language, wanted.share)
-    passed = screen.passes(guess, sample.language.tolist(), sample.size)
+    margin = screen.margin(guess, sample.language.tolist(), sample.size)
+    passed = margin >= 0
     cost = work(sample.size, screen.region)
     missed = int((top & ~passed).sum())
     return {
@@ -162,7 +167,7 @@ def _told(sample: Sample, guess: F32, screen: Screen, wanted: Wanted) -> dict[st
         "cost": round(float(cost[passed].sum() / cost.sum()), 4),
         "correlation": round(float(np.corrcoef(guess, sample.score)[0, 1]), 4),
         "floors": screen.floors,
-        "curve": curve(_sure(sample, guess, wanted), top, cost, RECALLS),
+        "curve": curve(margin, top, cost, RECALLS),
     }
 
 
@@ -271,10 +276,10 @@ def promised(many: int, missed: int, confidence: float) -> float:
     return low
 
 
-def curve(guess: F32, top: Mask, cost: F64, recalls: Sequence[float]) -> list[dict[str, float]]:
-    """The share of the annotator's work left at each recall, cutting at one guess for all; `cost` is
-    each file's work."""
-    order = np.argsort(-guess, kind="stable")
+def curve(margin: F32, top: Mask, cost: F64, recalls: Sequence[float]) -> list[dict[str, float]]:
+    """The share of the annotator's work left at each recall, all floors moved alike; `cost` is each
+    file's work."""
+    order = np.argsort(-margin, kind="stable")
     left = np.cumsum(cost[order]) / cost.sum()
     kept = np.cumsum(top[order]) / max(1, top.sum())
     at = [min(int(np.searchsorted(kept, r - 1e-9)), len(order) - 1) for r in recalls]
