@@ -198,6 +198,7 @@ def quality(steps: Sequence[Entry]) -> Row | None:
         return None
     files = scored[0].artifact.files
     tables = [files.read(s, ["quality", "language", "repo", "path"]) for s in files.shards]
+    tables = [t.filter(t["quality"].is_valid()) for t in tables]  # a screen skips files
     chosen = {s.name: s.facts for s in made(steps, "select")}
     return {
         "chosen": chosen,

@@ -1,42 +1,95 @@
-"""Scores every document with the annotator: the mean over its top, middle and bottom windows.
+"""Scores every document with a judge: an encoder's mean over top, middle and bottom windows, say.
 
-A layer with `quality` and the `windows` it is the mean of (SnowCoder 2409.02326 §2.2). Batches form
-inside one shard, so scores do not depend on the number of workers.
+A layer with the judge's column (`quality` of an encoder, and the `windows` it is the mean of;
+SnowCoder 2409.02326 §2.2). With a `screen` the judge reads only what can still reach the screen's
+share: the rest is kept without a score (null), with its `screen` value (ours). Batches form inside
+one shard, so scores do not depend on the number of workers.
 """
 
+from collections.abc import Sequence
 from functools import cache, partial
+from typing import TYPE_CHECKING, Literal
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.core.config import config
+from pipeline.core.errors import StageError
 from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 
-VERSION = 1
+if TYPE_CHECKING:
+    from pipeline.model.cascade import Screen
+
+VERSION = 2
 
 
 @config
 class Config:
+    precision: Literal["exact", "int8"] = "exact"
+    """int8: an encoder's products in 8 bits, on a CPU; faster, and its scores a little off (ours)."""
     threads: int = 1
     """CPU threads of each worker: part of the identity, since sums round differently (ours)."""
 
+    def __post_init__(self) -> None:
+        if self.threads < 1:
+            raise ValueError(f"threads is {self.threads}: 1 or more")
 
-def run(files: Files, annotator: Artifact, cfg: Config, job: Job) -> None:
-    judge = partial(score, annotator=str(annotator.folder), threads=cfg.threads)
-    job.layer(files, judge, ["text"], kind="scores")
+
+def run(
+    files: Files, annotator: Artifact, cfg: Config, job: Job, screen: Artifact | None = None
+) -> None:
+    if screen is not None and screen.facts["annotator"] != annotator.digest:
+        raise StageError(
+            f"step {job.step}: its screen was trained on another annotator's scores; give `screen` "
+            "and this step the same `annotator`"
+        )
+    judge = partial(
+        score,
+        annotator=str(annotator.folder),
+        threads=cfg.threads,
+        precision=cfg.precision,
+        screen=str(screen.folder) if screen else None,
+    )
+    scored = job.layer(files, judge, ["text", "language"], kind="scores")
+    if screen is not None:
+        job.facts |= _skipped(job.collect(scored, None, [screen.facts["column"]]))
 
 
-def score(table: pa.Table, annotator: str, threads: int) -> pa.Table:
-    """Every document kept, with its `quality` (0..1) and its window scores, top to bottom."""
-    found = _load(annotator, threads).score(table["text"].to_pylist())
-    quality = pa.array([f.score for f in found], pa.float32())
-    windows = pa.array([f.windows for f in found], pa.list_(pa.float32()))
-    return verdicts(table["uid"], [None] * len(found), quality=quality, windows=windows)
+def _skipped(tables: Sequence[pa.Table]) -> dict[str, int]:
+    missing = sum(table.column(table.num_columns - 1).null_count for table in tables)
+    return {"scored": sum(map(len, tables)) - missing, "skipped": missing}
+
+
+def score(
+    table: pa.Table,
+    annotator: str,
+    threads: int,
+    precision: Literal["exact", "int8"] = "exact",
+    screen: str | None = None,
+) -> pa.Table:
+    """Every document kept, with its score in the judge's column (null where the screen skipped it),
+    an encoder's window scores, top to bottom, and the screen's own guess at the score."""
+    from pipeline.model import judges
+    from pipeline.model.scorer import Scorer
+
+    judge = judges.load(annotator, threads=threads, precision=precision)
+    columns, seen = dict[str, pa.Array](), np.ones(len(table), bool)
+    if screen:
+        guess, seen = screening(screen).judge(table["text"], table["language"])
+        columns["screen"] = pa.array(guess, pa.float32())
+    found = iter(judge.score(table["text"].filter(pa.array(seen)).to_pylist()))
+    scores = [next(found) if s else None for s in seen]
+    columns[judge.column] = pa.array([s and s.score for s in scores], pa.float32())
+    if isinstance(judge, Scorer):
+        columns["windows"] = pa.array([s and s.windows for s in scores], pa.list_(pa.float32()))
+    return verdicts(table["uid"], [None] * len(table), **columns)
 
 
 @cache
-def _load(annotator: str, threads: int) -> "Scorer":  # type: ignore[name-defined]  # noqa: F821
-    from pipeline.model.scorer import Scorer
+def screening(folder: str) -> "Screen":
+    """The screen, once a worker."""
+    from pipeline.model.cascade import Screen
 
-    return Scorer(annotator, threads=threads)
+    return Screen.load(folder)

@@ -1,25 +1,35 @@
 """Quality scores of whole files by a trained annotator (Arctic-SnowCoder, section 2.2).
 
-A file's score is the mean over its top, middle and bottom windows. Windows of one call are put
-into length-sorted batches, so that a call's texts alone decide what is computed together.
-Knows nothing of thresholds, languages or Ray.
+A file's score is the mean over its top, middle and bottom windows. Texts are tokenised a few
+hundred at a time, the next ones while the encoder works, and their windows put into length-sorted
+batches, so that a call's texts alone decide what is computed together. Knows nothing of
+thresholds, languages or Ray.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification
 
+from pipeline.model.lighter import eight_bit, first_only, packed
+
+Cut = list[tuple[list[np.ndarray], bool]]
+
 _TEXTS = 256
 """Texts tokenised at once; bounds the memory of their encodings (ours)."""
 _CPU_BUDGET = 1 << 12
-"""Padded tokens a batch: the fastest measured on 2 cores (ours)."""
+"""Padded tokens a batch: the fastest measured on 2 cores for small encoders (ours)."""
+_CPU_WORK = 4e9
+"""Multiplications a batch on a CPU, where _CPU_BUDGET is more: a full window of a BERT-base fills
+two cores by itself, and its activations stay in the cache (ours)."""
 _GPU_BUDGET = 1 << 17
 """Padded tokens a batch: enough to fill a large GPU (ours)."""
 
@@ -38,14 +48,21 @@ class Score:
 
 
 class Scorer:
-    """One loaded annotator. `name` and `window` (tokens, with the added ones) as annotator.json."""
+    """One loaded annotator. `name`, `column` and `window` (tokens, with the added ones) as its card."""
 
     def __init__(
-        self, folder: str | Path, *, threads: int | None = None, device: str = "cpu"
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: Literal["exact", "int8"] = "exact",
     ) -> None:
         """Load `folder` (local, safetensors); float32 on a CPU, float16 elsewhere.
 
-        `threads` sets torch's count for the whole process. ValueError if the folder is none.
+        `threads` sets torch's count for the whole process. precision: int8 multiplies in 8 bits, one
+        window at a time, since its rounding depends on all that is multiplied together. ValueError
+        if the folder is none, or int8 is asked for where there is none.
         """
         path = Path(folder)
         if not (path / "annotator.json").is_file():
@@ -54,28 +71,54 @@ class Scorer:
             torch.set_num_threads(threads)
         card = json.loads((path / "annotator.json").read_text())
         self.name, self.window = str(card["name"]), int(card["window"])
+        self.column = str(card.get("column", "quality"))
         self.tokenizer = plain_tokenizer(path / "tokenizer.json")
-        self.device = torch.device(device)
-        self.model: Any = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32 if self.device.type == "cpu" else torch.float16,
-        )
-        self.model.to(self.device).eval()
-        if self.model.config.num_labels > 2:
-            raise ValueError(f"{path} tells {self.model.config.num_labels} classes apart: 1 or 2")
+        self.device, self.precision = torch.device(device), precision
+        self.model: Any = _loaded(path, self.device, precision)
 
     def score(self, texts: Sequence[str]) -> list[Score]:
         """One Score a text, in order; a text does not depend on the others (up to rounding)."""
-        cut = windows(self.tokenizer, texts, self.window)
+        parts = [texts[k : k + _TEXTS] for k in range(0, len(texts), _TEXTS)]
+        cuts = ahead([partial(windows, self.tokenizer, part, self.window) for part in parts])
+        return [score for cut in cuts for score in self._scores(cut)]
+
+    def _scores(self, cut: Cut) -> Iterator[Score]:
+        alone = self.precision == "int8"
         flat = [w for parts, _ in cut for w in parts]
-        values = iter(probabilities(self.model, flat).tolist())
-        out = []
+        values = iter(probabilities(self.model, flat, alone).tolist())
         for parts, truncated in cut:
             of = tuple(next(values) for _ in parts)
-            out.append(Score(sum(of) / len(of), of, truncated))
-        return out
+            yield Score(sum(of) / len(of), of, truncated)
+
+
+def _loaded(path: Path, device: torch.device, precision: str) -> Any:
+    if precision == "int8" and device.type != "cpu":
+        raise ValueError(f"precision int8 is for CPUs, not {device.type}: use precision: exact")
+    model = AutoModelForSequenceClassification.from_pretrained(
+        path,
+        local_files_only=True,
+        trust_remote_code=False,
+        dtype=torch.float32 if device.type == "cpu" else torch.float16,
+    )
+    if model.config.num_labels > 2:
+        raise ValueError(f"{path} tells {model.config.num_labels} classes apart: 1 or 2")
+    model = first_only(model.to(device).eval())
+    if device.type != "cpu":
+        return model
+    return eight_bit(model) if precision == "int8" else packed(model)
+
+
+def ahead(makes: Sequence[Callable[[], Cut]]) -> Iterator[Cut]:
+    """What each of `makes` gives, in order, the next one made while this one is used."""
+    if len(makes) < 2:
+        yield from (make() for make in makes)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(makes[0])
+        for make in makes[1:]:
+            found, coming = coming.result(), pool.submit(make)
+            yield found
+        yield coming.result()
 
 
 def plain_tokenizer(path: Path) -> Tokenizer:
@@ -87,9 +130,7 @@ def plain_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def windows(
-    tokenizer: Tokenizer, texts: Sequence[str], window: int
-) -> list[tuple[list[np.ndarray], bool]]:
+def windows(tokenizer: Tokenizer, texts: Sequence[str], window: int) -> Cut:
     """Per text its one to three windows (ids, at most `window` long) and whether some is unseen.
 
     A text that fits gives one, one that fits twice gives top and bottom, else top, middle, bottom.
@@ -116,13 +157,23 @@ def frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     return full[:at], full[at + len(bare) :]
 
 
-def probabilities(model: Any, rows: Sequence[np.ndarray]) -> np.ndarray:
-    """The model's value for each window, float64: P(class 1), or the output if it has only one."""
+def probabilities(model: Any, rows: Sequence[np.ndarray], alone: bool = False) -> np.ndarray:
+    """The model's value for each window, float64: P(class 1), or the output if it has only one.
+
+    alone: no two windows in one batch.
+    """
     out = np.zeros(len(rows))
-    budget = _CPU_BUDGET if model.device.type == "cpu" else _GPU_BUDGET
-    for batch in _batches([len(r) for r in rows], budget):
+    for batch in _batches([len(r) for r in rows], 1 if alone else _budget(model)):
         out[batch] = _forward(model, [rows[k] for k in batch])
     return out
+
+
+def _budget(model: Any) -> int:
+    """Padded tokens a batch; a batch has one window at least."""
+    if model.device.type != "cpu":
+        return _GPU_BUDGET
+    inside = 12 * model.config.num_hidden_layers * model.config.hidden_size**2
+    return min(_CPU_BUDGET, max(512, int(_CPU_WORK / inside)))
 
 
 def padded(
