@@ -50,6 +50,19 @@ class Shard:
         found = [layer.sidecar for layer in self.layers if layer.sidecar]
         return found[-1] if found else None
 
+    @property
+    def tokens(self) -> str | None:
+        """The store path of the newest token file."""
+        found = [layer.sidecar for layer in self.layers if layer.kind == "tokens"]
+        return found[-1] if found else None
+
+    def token_ids(self, store: Store) -> np.ndarray:
+        """All tokens of the shard, mapped into memory: a document's are ids[start : start + length]."""
+        assert self.tokens, f"{self.name} has no tokens"
+        path = store.local(self.tokens)
+        kind = np.uint16 if path.suffix == ".u16" else np.uint32
+        return np.memmap(path, kind, "r") if path.stat().st_size else np.empty(0, kind)
+
     def top(self, layer: Layer) -> "Shard":
         return replace(self, layers=(*self.layers, layer))
 
@@ -63,7 +76,8 @@ class Files:
     shards: tuple[Shard, ...]
 
     def read(self, shard: Shard, columns: Sequence[str], side: str | None = None) -> pa.Table:
-        """The kept rows of a shard: `row` (its number in the shard), `uid`, then `columns`.
+        """The kept rows of a shard: `row` (its number in the shard), `uid`, then `columns`. The
+        column `ids` is a document's tokens, from the shard's file of them.
 
         side: instead, the rows that a verdict of the chain dropped under this rule
         (`heldout` for the held-out repositories).
@@ -81,6 +95,8 @@ def read_shard(
     store: Store, shard: Shard, columns: Sequence[str], side: str | None = None
 ) -> pa.Table:
     """See `Files.read`."""
+    if "ids" in columns:
+        return _with_ids(store, shard, columns, side)
     read, found = [], dict[str, pa.ChunkedArray]()
     told = ["keep"] if side is None else ["keep", "rule"]
     for number, layer in reversed(list(enumerate(shard.layers))):
@@ -103,6 +119,23 @@ def read_shard(
         taken = taken.set_column(at, "text", edited(taken["text"], taken[f"edits {n}"]))
     names = list(dict.fromkeys(["uid", *columns]))
     return taken.select(names).add_column(0, "row", pa.array(rows, pa.int64()))
+
+
+def _with_ids(store: Store, shard: Shard, columns: Sequence[str], side: str | None) -> pa.Table:
+    """The rows with their tokens as lists; StageError where no step above makes tokens."""
+    if shard.tokens is None:
+        raise StageError(
+            f"shard {shard.name} has no tokens: put a `tokenize` step above this one, and name it in `files`"
+        )
+    others = [c for c in columns if c != "ids"]
+    table = read_shard(store, shard, list(dict.fromkeys([*others, "start", "length"])), side)
+    ids = shard.token_ids(store)
+    starts, lengths = table["start"].to_numpy(), table["length"].to_numpy()
+    bounds = np.cumsum([0, *lengths])
+    if bounds[-1] < len(ids):
+        ids = ids[np.repeat(starts - bounds[:-1], lengths) + np.arange(bounds[-1])]
+    lists = pa.LargeListArray.from_arrays(bounds, ids)
+    return table.append_column("ids", lists).select(["row", *dict.fromkeys(["uid", *columns])])
 
 
 _BASE = ("uid", "text")
