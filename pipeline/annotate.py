@@ -8,7 +8,7 @@ one shard, so scores do not depend on the number of workers.
 
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -38,7 +38,11 @@ class Config:
 
 
 def run(
-    files: Files, annotator: Artifact, cfg: Config, job: Job, screen: Artifact | None = None
+    files: Files,
+    annotator: Annotated[Artifact, "annotator", "forest"],
+    cfg: Config,
+    job: Job,
+    screen: Annotated[Artifact, "screen"] | None = None,
 ) -> None:
     if screen is not None and screen.facts["annotator"] != annotator.digest:
         raise StageError(

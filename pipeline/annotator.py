@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
@@ -109,7 +109,7 @@ def _proof_path(name: str) -> str:
 
 def run(
     negatives: Files,
-    tokenizer: Artifact,
+    tokenizer: Annotated[Artifact, "tokenizer"],
     cfg: Config,
     job: Job,
     positives_from: Files | None = None,

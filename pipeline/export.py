@@ -28,7 +28,7 @@ class Config:
 
 def run(
     model: Annotated[Artifact, "train"],
-    annotator: Artifact,
+    annotator: Annotated[Artifact, "annotator", "forest"],
     phases: dict[str, Annotated[Artifact, "train"]],
     files: Files,
     cfg: Config,

@@ -7,6 +7,7 @@ with scores in `education`. Which share of the tokens is kept (phi-1: about 17 %
 
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Any
 
 import pyarrow as pa
 
@@ -36,12 +37,25 @@ def fingerprint(cfg: Config) -> str:
     return digest(*(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats))
 
 
+def check(cfg: Config, inputs: dict[str, Any], at: str) -> None:
+    """RecipeError, before anything runs, unless one model is named."""
+    if ("model" in inputs) == (cfg.encoder is not None):
+        raise RecipeError(
+            f"{at}: name one of `encoder` (a Hugging Face name or folder) and `model` (a train step), "
+            "whose vectors the forest is to judge"
+        )
+
+
 def run(
-    files: Files, labels: Artifact, cfg: Config, job: Job, model: Artifact | None = None
+    files: Files,
+    labels: Annotated[Artifact, "label"],
+    cfg: Config,
+    job: Job,
+    model: Annotated[Artifact, "train"] | None = None,
 ) -> None:
     from pipeline.model.forest import train_forest
 
-    source = _source(cfg, model, job)
+    source = str(cfg.encoder if model is None else model.folder / "model")
     table, told = labelled(files, labels, job)
     texts, values, repos, languages = (
         table[name].to_pylist() for name in ("text", "label", "repo", "language")
@@ -53,15 +67,6 @@ def run(
             f"step {job.step}: ROC-AUC {report['auc']:.3f} on held-out repositories is below min_auc "
             f"{cfg.min_auc}; label more files, take another encoder, or lower min_auc to go on all the same"
         )
-
-
-def _source(cfg: Config, model: Artifact | None, job: Job) -> str:
-    if (model is None) == (cfg.encoder is None):
-        raise RecipeError(
-            f"step {job.step}: name one of `encoder` (a Hugging Face name or folder) and `model` (a "
-            "train step), whose vectors the forest is to judge"
-        )
-    return str(cfg.encoder if model is None else model.folder / "model")
 
 
 def labelled(files: Files, labels: Artifact, job: Job) -> tuple[pa.Table, dict[str, int]]:

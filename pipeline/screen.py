@@ -7,7 +7,7 @@ above which lie all but a stated few of its best share. `annotate` with this scr
 """
 
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -69,7 +69,7 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}: above 0")
 
 
-def run(files: Files, annotator: Artifact, cfg: Config, job: Job) -> None:
+def run(files: Files, annotator: Annotated[Artifact, "annotator"], cfg: Config, job: Job) -> None:
     from pipeline.model import cascade, judges
 
     card = judges.read_card(annotator.folder)

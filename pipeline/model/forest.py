@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from pipeline.core.errors import StageError
-from pipeline.model.encoder import auc, split
 from pipeline.model.machine import borrowed
 from pipeline.model.scorer import Score
+from pipeline.model.separation import auc, split
 from pipeline.model.settings import EncoderConfig, ForestConfig
 from pipeline.model.vectors import F32, Reader, publish
 
@@ -221,11 +221,18 @@ class Forest:
     """One loaded forest with the model that reads files for it; a judge of kind `forest`."""
 
     def __init__(
-        self, folder: str | Path, *, threads: int | None = None, device: str = "cpu"
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+        precision: str = "exact",
     ) -> None:
         """Load `folder`. `threads` sets torch's count for the whole process. ValueError if the
-        folder is none."""
+        folder is none, or for another `precision` than exact."""
         path = Path(folder)
+        if precision != "exact":
+            raise ValueError(f"precision is {precision}: a forest's model is exact only")
         if not (path / "forest.safetensors").is_file():
             raise ValueError(f"{path} is no forest: no forest.safetensors")
         if threads is not None:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from pipeline.core.errors import StageError, did_you_mean
+from pipeline.model.forest import Forest
 from pipeline.model.scorer import Score, Scorer
 
 Precision = Literal["exact", "int8"]
@@ -57,5 +58,5 @@ def column(card: dict[str, Any]) -> str:
     return str(card.get("column", "quality"))
 
 
-KINDS: dict[str, Any] = {"encoder": Scorer}
+KINDS: dict[str, Any] = {"encoder": Scorer, "forest": Forest}
 """Kind in the card -> what loads it: (folder, threads, device, precision) -> Judge."""
