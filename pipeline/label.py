@@ -46,7 +46,7 @@ class Config(Endpoint):
     """What is asked, before the file; `{low}` and `{high}` stand for the scale."""
     scale: tuple[float, float] = (0, 5)
     """Lowest and highest label; others are quarantined (FineWeb-Edu: 0 to 5)."""
-    files: int | None = None
+    sample: int | None = None
     """Documents to label, spread evenly over the languages as far as each has any; without a number
     100,000 (phi-1), or all that the file names."""
     max_chars: int = 8000
@@ -62,9 +62,9 @@ class Config(Endpoint):
         super().__post_init__()
         if not self.scale[0] < self.scale[1] or not all(map(isfinite, self.scale)):
             raise ValueError(f"scale is {list(self.scale)}: the lowest label, then the highest")
-        if self.max_chars < 3 or (self.files is not None and self.files < 1):
+        if self.max_chars < 3 or (self.sample is not None and self.sample < 1):
             raise ValueError(
-                f"max_chars is {self.max_chars} (3 or more), files {self.files} (1 or more)"
+                f"max_chars is {self.max_chars} (3 or more), sample {self.sample} (1 or more)"
             )
         if (self.labels is None) == (self.endpoint is None):
             raise ValueError("give one of `endpoint` (a model to ask) and `labels` (a file)")
@@ -75,7 +75,7 @@ class Config(Endpoint):
             raise ValueError(f"{min(unused)} is for a model that is asked, not for `labels`")
 
 
-_OF_A_FILE = {"labels", "scale", "files", "max_failed", "seed"}
+_OF_A_FILE = {"labels", "scale", "sample", "max_failed", "seed"}
 
 
 def _set(cfg: Config) -> set[str]:
@@ -131,7 +131,7 @@ def from_file(
             "are its uids, hashes or repositories and paths of another corpus?"
         )
     there = Counter(table["language"].to_pylist())
-    chosen = spread.first(table, spread.spread(there, cfg.files or len(table)))
+    chosen = spread.first(table, spread.spread(there, cfg.sample or len(table)))
     told = [[g for k in keys if k in given for g in given[k]] for keys in _keys(chosen)]
     hit = {k for keys in _keys(table) for k in keys}
     job.facts |= {"named": len(given), "elsewhere": len(given.keys() - hit)}
@@ -167,7 +167,7 @@ def from_model(files: Files, cfg: Config, job: Job) -> tuple[pa.Table, dict[int,
     or where the budget ends (unless `partial`); what was answered until then is kept."""
     show = partial(excerpt, most=cfg.max_chars)
     columns = ["content", "repo", "path"]
-    chosen = spread.sample(files, job, cfg.files or FILES, cfg.seed, columns, show)
+    chosen = spread.sample(files, job, cfg.sample or FILES, cfg.seed, columns, show)
     texts, chosen = chosen["text"], chosen.drop_columns(["text"])
     found: dict[int, Verdict] = {}
     bad, estimated = list[int](), set[int]()

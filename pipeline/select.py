@@ -103,7 +103,7 @@ def _exact(share: float) -> Fraction:
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
-    check(files, cfg)
+    require(files, cfg)
     weights = tuple(cfg.by.values()) if isinstance(cfg.by, dict) else (1.0,)
     look: Look = partial(visit, files, cfg, job)
     plan = cuts.planned(look, weights, partial(quotas, cfg=cfg))
@@ -128,7 +128,7 @@ def named(cfg: Config) -> list[str]:
     return [] if cfg.by in DRAWN else [cfg.by]
 
 
-def check(files: Files, cfg: Config) -> None:
+def require(files: Files, cfg: Config) -> None:
     """StageError for a column that is not there or holds no numbers, and for files without tokens."""
     for shard in files.shards[:1]:
         if not any(layer.kind == "tokens" for layer in shard.layers):

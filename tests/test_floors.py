@@ -86,7 +86,7 @@ def test_planted_faults_are_found(tmp_path: Path, name: str, line: str, fault: s
 
 
 def test_every_box_has_the_same_shape() -> None:
-    from pipeline.core.recipe import box, stages
+    from pipeline.core.recipe import box, inputs_of, stages
 
     for stage in stages():
         module = box(stage)
@@ -94,6 +94,8 @@ def test_every_box_has_the_same_shape() -> None:
         assert module.__doc__, stage
         assert callable(module.run), stage
         assert module.Config, stage
+        clash = inputs_of(module).keys() & module.Config.__dataclass_fields__.keys()
+        assert not clash, f"{stage}: {clash} is an input and a setting"
 
 
 def test_planning_imports_neither_torch_nor_ray() -> None:

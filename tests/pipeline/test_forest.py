@@ -112,13 +112,12 @@ def uids(files: Files) -> list[str]:
     return sorted(u for s in files.shards for u in files.read(s, [])["uid"].to_pylist())
 
 
-def test_one_reader_exactly(store: Store) -> None:
-    files = documents(store)
-    with pytest.raises(RecipeError, match="name one of `encoder`"):
-        forest.run(files, labels(files), forest.Config(**SMALL), bare_job(store, "forest"))
-    phase, cfg = Artifact(store, "train", "p"), forest.Config(**SMALL, encoder="x")
-    with pytest.raises(RecipeError, match="name one of `encoder`"):
-        forest.run(files, labels(files), cfg, bare_job(store, "forest"), phase)
+def test_one_reader_exactly() -> None:
+    for cfg, inputs in ((forest.Config(), {}), (forest.Config(encoder="x"), {"model": "phase1"})):
+        with pytest.raises(RecipeError, match=r"step judge: name one of `encoder`"):
+            forest.check(cfg, inputs, "step judge")
+    forest.check(forest.Config(encoder="x"), {}, "step judge")
+    forest.check(forest.Config(), {"model": "phase1"}, "step judge")
 
 
 def test_a_changed_encoder_folder_is_another_key(tmp_path: Path) -> None:

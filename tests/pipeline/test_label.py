@@ -83,7 +83,7 @@ def test_the_request_is_the_published_form(files: Files) -> None:
         labelled(
             files,
             endpoint=model.url,
-            files=1,
+            sample=1,
             scale=(1, 9),
             body={"max_tokens": None, "max_completion_tokens": 50},
         )
@@ -98,11 +98,11 @@ def test_the_request_is_the_published_form(files: Files) -> None:
 
 def test_another_step_pays_only_for_what_is_new(files: Files) -> None:
     with judge() as model:
-        labelled(files, endpoint=model.url, files=10)
+        labelled(files, endpoint=model.url, sample=10)
         assert model.paid.total() == 10
         more = labelled(files, "k2", endpoint=model.url, timeout=7)
         assert set(model.paid.values()) == {1}
-        labelled(files, "k3", endpoint=model.url, model="judge-2", files=4)
+        labelled(files, "k3", endpoint=model.url, model="judge-2", sample=4)
         assert model.asked.total() == 23 + 4
     again = labelled(files, "k4", endpoint="http://127.0.0.1:9/v1")
     assert table(again) == table(more)
@@ -113,7 +113,7 @@ def test_the_sample_is_spread_over_languages_and_shards_do_not_matter(tmp_path: 
     with judge() as model:
         for shards in (1, 4):
             files = stored(documents(60), Store(str(tmp_path / f"store{shards}")), shards)
-            job = labelled(files, endpoint=model.url, files=20)
+            job = labelled(files, endpoint=model.url, sample=20)
             found.append((job.folder / "labels.parquet").read_bytes())
             assert job.facts["languages"] == {"C": 10, "Python": 10}
     assert found[0] == found[1]
@@ -266,7 +266,7 @@ def test_a_stalled_server_is_asked_again(files: Files) -> None:
         return completion(grade(text))
 
     with judge(act) as model:
-        job = labelled(files, endpoint=model.url, timeout=0.15, files=4)
+        job = labelled(files, endpoint=model.url, timeout=0.15, sample=4)
         assert job.facts["rows"]["kept"] == 4
         model.stop.set()
 
@@ -355,7 +355,7 @@ def test_a_scale_that_was_wrong_costs_nothing_to_mend(files: Files) -> None:
 
 def test_odd_answers_are_kept_as_text(files: Files) -> None:
     with judge(lambda text, nth: completion('{"label": 2, "reason": "\ud800"}')) as model:
-        job = labelled(files, endpoint=model.url, files=2)
+        job = labelled(files, endpoint=model.url, sample=2)
     assert {r["answer"] for r in table(job)} == {'{"label": 2, "reason": "?"}'}
 
 
@@ -364,7 +364,7 @@ def test_odd_answers_are_kept_as_text(files: Files) -> None:
 )
 def test_servers_that_do_not_count_are_counted_for(files: Files, usage: Any) -> None:
     with judge(lambda text, nth: completion("3", usage=usage)) as model:
-        job = labelled(files, endpoint=model.url, files=4)
+        job = labelled(files, endpoint=model.url, sample=4)
     assert job.facts["estimated"] == 4
     assert job.facts["tokens_in"] > 4 * 200
 
@@ -422,7 +422,7 @@ def test_a_redirect_does_not_take_the_key_along(
         ({"endpoint": "http://h/v1", "model": "m", "scale": (5, 0)}, "scale is"),
         ({"endpoint": "http://h/v1", "model": "m", "max_cost": 1}, "price_in and price_out are 0"),
         ({"endpoint": "http://h/v1", "model": "m", "concurrency": 0}, "concurrency is 0"),
-        ({"endpoint": "http://h/v1", "model": "m", "files": 0}, "files 0"),
+        ({"endpoint": "http://h/v1", "model": "m", "sample": 0}, "sample 0"),
         (
             {"endpoint": "http://h/v1", "model": "m", "body": {"messages": []}},
             "body has 'messages'",

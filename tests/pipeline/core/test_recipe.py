@@ -162,3 +162,8 @@ def test_a_step_of_another_kind_is_refused_before_anything_runs(
     with pytest.raises(RecipeError) as error:
         recipe.load("snowcoder", [], [override])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["snowcoder", "phi1", "codeshell"])
+def test_the_shipped_recipes_are_whole(name: str) -> None:
+    assert [s.stage for s in recipe.load(name).steps][-1] == "export"
