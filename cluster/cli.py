@@ -211,6 +211,10 @@ def sample(
     """
     from cluster import look
 
+    if kept and (dropped or rule is not None):
+        raise RecipeError(
+            "--kept shows no dropped files; leave out --dropped and --rule, or --kept"
+        )
     found = runs.artifact(Store(store), runs.named(Store(store), run), step)
     left = look.kept(found, n, seed) if not dropped else []
     right = look.dropped(found, n, rule, seed) if not kept else []
