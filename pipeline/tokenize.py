@@ -70,6 +70,10 @@ class Config:
 
 
 def run(files: Files, tokenizer: Artifact, cfg: Config, job: Job) -> None:
+    if tokenizer.stage != "tokenizer":
+        raise StageError(
+            f"step {job.step}: `tokenizer` is a step of box {tokenizer.stage}; name one of box tokenizer"
+        )
     path = str(tokenizer.folder / "tokenizer.json")
     dtype = "uint16" if tokenizer.facts["size"] <= 2**16 else "uint32"
     engine = chosen(path, cfg.engine, _some(files))
