@@ -49,6 +49,9 @@ StoreUri = Annotated[
 ]
 Until = Annotated[str | None, typer.Option(help="Stop after this step.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+Cluster = Annotated[
+    str | None, typer.Option("--address", help="A running Ray cluster; none starts one here.")
+]
 Address = Annotated[str, typer.Option(help="The Ray dashboard's address.")]
 
 
@@ -60,9 +63,7 @@ def run(
     store: StoreUri = "store",
     until: Until = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Worker processes.")] = None,
-    address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster; none starts one here.")
-    ] = None,
+    address: Cluster = None,
     as_json: AsJson = False,
 ) -> None:
     """Make what the recipe asks for; what is already made is kept.
@@ -211,6 +212,10 @@ def sample(
     """
     from cluster import look
 
+    if kept and (dropped or rule is not None):
+        raise RecipeError(
+            "--kept shows no dropped files; leave out --dropped and --rule, or --kept"
+        )
     found = runs.artifact(Store(store), runs.named(Store(store), run), step)
     left = look.kept(found, n, seed) if not dropped else []
     right = look.dropped(found, n, rule, seed) if not kept else []

@@ -52,7 +52,8 @@ def _step(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Prob
     if found or not manifest["rows"]:
         return found
     checked["steps"] += 1
-    counted, lines = _recount(root, manifest, checked)
+    counted, lines = _recount(root, manifest)
+    checked["rows"] += counted["in"]
     told = manifest["rows"]
     if told["in"] != told["kept"] + sum(told["dropped"].values()) + told["quarantined"]:
         lines.append(f"the manifest's own numbers do not add up: {told}")
@@ -93,9 +94,7 @@ def _hash(path: Path, wanted: str) -> str | None:
         )
 
 
-def _recount(
-    root: Path, manifest: dict[str, Any], checked: dict[str, int]
-) -> tuple[dict[str, Any], Problems]:
+def _recount(root: Path, manifest: dict[str, Any]) -> tuple[dict[str, Any], Problems]:
     if manifest["base"] is not None:
         return _recount_base(root, manifest["base"])
     below = _below(root, manifest["parent"])
@@ -105,7 +104,6 @@ def _recount(
     for at, record in enumerate(manifest["layers"][0]["shards"]):
         own = [layer["shards"][at]["file"] for layer in manifest["layers"]]
         alive, uids = _alive(root, below[record["shard"]])
-        checked["rows"] += len(uids)
         counts["in"] += sum(alive)
         for name in own:
             alive, rules, line = _apply(root / name, alive, uids)

@@ -73,6 +73,7 @@ class Config:
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
+    _check_order(files, job)
     table = _documents(files, cfg, job)
     epochs = _epochs(cfg, int(pc.sum(table["length"]).as_py()) + len(table))
     path = job.folder / "index.parquet"
@@ -84,6 +85,16 @@ def run(files: Files, cfg: Config, job: Job) -> None:
         "sidecars": [s.sidecar for s in files.shards],
         "index": sha256_file(path),
     }
+
+
+def _check_order(files: Files, job: Job) -> None:
+    """Tokens are of the text as it was when they were made."""
+    for kinds in ([layer.kind for layer in reversed(s.layers)] for s in files.shards):
+        if "tokens" in kinds and "edits" in kinds[: kinds.index("tokens")]:
+            raise StageError(
+                f"step {job.step}: a text of `files` is redacted after it was tokenized, so its tokens "
+                "still have what was taken out; put the tokenize step after the redact step"
+            )
 
 
 def _documents(files: Files, cfg: Config, job: Job) -> pa.Table:

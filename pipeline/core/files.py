@@ -46,8 +46,8 @@ class Shard:
 
     @property
     def sidecar(self) -> str | None:
-        """The store path of the newest layer's flat binary file (tokens)."""
-        found = [layer.sidecar for layer in self.layers if layer.sidecar]
+        """The store path of the newest tokens' flat binary file."""
+        found = [x.sidecar for x in self.layers if x.sidecar and x.kind != "sketch"]
         return found[-1] if found else None
 
     @property
@@ -100,7 +100,7 @@ def read_shard(
     read, found = [], dict[str, pa.ChunkedArray]()
     told = ["keep"] if side is None else ["keep", "rule"]
     for number, layer in reversed(list(enumerate(shard.layers))):
-        ours = [c for c in columns if c not in found and (number == 0 or c not in _BASE)]
+        ours = [c for c in columns if c not in found and _may_have(layer.kind, number, c)]
         more = (told + ["edits"] * ("text" in columns)) if number else ["uid"]
         read.append(read_columns(store.local(layer.file), [*more, *ours]))
         found |= {c: read[-1][c] for c in ours if c in read[-1].column_names}
@@ -138,8 +138,15 @@ def _with_ids(store: Store, shard: Shard, columns: Sequence[str], side: str | No
     return table.append_column("ids", lists).select(["row", *dict.fromkeys(["uid", *columns])])
 
 
+def _may_have(kind: str, number: int, column: str) -> bool:
+    """Sketches have places in a flat file as tokens do; without this, who reads tokens reads them."""
+    return (number == 0 or column not in _BASE) and (kind != "sketch" or column not in _PLACES)
+
+
 _BASE = ("uid", "text")
 """Columns that only the base has, whatever a layer is called."""
+_PLACES = ("start", "length")
+"""Where a document's tokens lie, and how many they are."""
 
 
 def mask(rows: int, verdicts: Sequence[pa.Table], side: str | None = None) -> np.ndarray:

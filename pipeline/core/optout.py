@@ -88,6 +88,8 @@ def _wrong(kind: str, value: str) -> str | None:
     """What keeps a rule from ever hitting, with what to write instead."""
     if not value:
         return "a value is missing"
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        return f"a value stands without quotes; write {kind}: {value[1:-1]}"
     if kind != "author" and "://" in value:
         return "that is an address; write owner/name"
     if kind == "repo" and re.search(r"[*?\[\]]|/$", value):

@@ -232,12 +232,13 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 def read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file of the store, with its page checksums verified."""
-    return pq.read_table(path, columns=columns, page_checksum_verification=True)
+    with _intact(path):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 def read_columns(path: Path, wanted: list[str]) -> pa.Table:
     """Those of the wanted columns that a Parquet file of the store has, in one opening."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+    with _intact(path), pq.ParquetFile(path, page_checksum_verification=True) as file:
         there = set(file.schema_arrow.names)
         return file.read([name for name in dict.fromkeys(wanted) if name in there])
 
@@ -245,6 +246,23 @@ def read_columns(path: Path, wanted: list[str]) -> pa.Table:
 def schema(path: Path) -> pa.Schema:
     """The columns of a Parquet file of the store."""
     return pq.read_schema(path)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    """A file that is gone or damaged is a StageError that says how to have it made again."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as e:
+        what = (
+            "missing"
+            if isinstance(e, FileNotFoundError)
+            else f"damaged ({str(e).split(chr(10))[0]})"
+        )
+        raise StageError(
+            f"{path} is {what}; `icefloe verify` names the steps that have it: delete it and those "
+            "steps' folders, and run again"
+        ) from e
 
 
 def sha256(data: bytes) -> str:

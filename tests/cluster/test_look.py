@@ -117,6 +117,8 @@ def test_the_command_prints_both_sides_or_their_data(store: Store) -> None:
     data = json.loads(told.stdout)
     assert [len(data[side]) for side in ("kept", "dropped")] == [2, 2]
     shown = CliRunner().invoke(cli.cli, [*words, "--dropped", "--rule", "near"]).stdout
+    odd = CliRunner().invoke(cli.cli, [*words, "--kept", "--rule", "near"])
+    assert "--kept shows no dropped files" in str(odd.exception)
     assert "near.py" in shown
     assert "VERSION" in shown
 

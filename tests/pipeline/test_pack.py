@@ -17,7 +17,8 @@ from pipeline.core.errors import StageError
 from pipeline.core.schema import END, FILE_SEP, digest
 from pipeline.core.store import Store
 from pipeline.kernels.packing import SENTINELS
-from tests.running import bare_job, stored
+from tests.corpus import repositories
+from tests.running import bare_job, curation, recipe_file, run, stored
 
 LENGTH = 32
 
@@ -180,3 +181,24 @@ def _nothing(table: pa.Table) -> pa.Table:
 
     zeros = np.zeros(len(table), np.int64)
     return verdicts(table["uid"], ["rule"] * len(table), start=zeros, length=zeros)
+
+
+def test_tokens_are_found_below_a_layer_of_sketches(tmp_path: Path) -> None:
+    steps = curation(repositories(tmp_path / "source", 4))
+    packed = steps["batches1"]
+    after = {
+        "again": {"use": "dedup", "files": "tokens", "seed": 2},
+        "batches2": packed | {"files": "again"},
+        "late": {"use": "redact", "files": "tokens"},
+        "batches3": packed | {"files": "late"},
+        "odd": {"use": "tokenize", "files": "corpus", "tokenizer": "corpus"},
+    }
+    name = recipe_file(tmp_path / "small.yaml", steps | after)
+    made = run(name, tmp_path / "store", until="batches2")
+    first, second = (made[n]["facts"] for n in ("batches1", "batches2"))
+    assert first == second  # nothing was left to drop
+    with pytest.raises(StageError, match="put the tokenize step after the redact step"):
+        run(name, tmp_path / "store")
+    del after["batches3"]
+    with pytest.raises(StageError, match="`tokenizer` is a step of box holdout"):
+        run(recipe_file(tmp_path / "small.yaml", steps | after), tmp_path / "store")

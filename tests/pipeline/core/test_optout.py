@@ -71,6 +71,7 @@ def test_a_file_is_hit_by_its_repository_its_author_or_its_path(
         ("repo: a/*\n", "write path: a/** for all below it"),
         ("path: a/b/\n", "write path: a/b/** for all below it"),
         ("path: /b.py\n", "write **/ in front"),
+        ('path: "*/b.py"\n', "a value stands without quotes; write path: */b.py"),
     ],
 )
 def test_a_line_that_could_never_hit_is_named(tmp_path: Path, text: str, message: str) -> None:

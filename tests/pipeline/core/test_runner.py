@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,7 +54,8 @@ def test_every_ledger_adds_up_and_is_recounted_from_the_files(made: tuple[str, P
     assert manifests["unique"]["rows"]["dropped"].keys() == {"exact", "near"}
     found, checked = problems(Store(str(made[1])), "small")
     assert found == []
-    assert checked["steps"] == 7
+    ledgers = [m["rows"]["in"] for m in manifests.values() if m["rows"]]
+    assert (checked["steps"], checked["rows"]) == (7, sum(ledgers))
 
 
 def test_verify_names_the_row_that_disagrees(source: Path, tmp_path: Path) -> None:
@@ -235,3 +237,23 @@ def test_a_lost_layer_is_made_again_and_older_settings_are_not_shown(
     (tmp_path / "store" / record["file"]).unlink()
     (tmp_path / "store/redact" / first["private"]["key"] / "manifest.json").unlink()
     assert digests(run(name, tmp_path / "store", until="unique")) == digests(first)
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
+def test_a_file_that_is_gone_or_damaged_is_made_again_as_the_error_says(
+    source: Path, tmp_path: Path, how: str
+) -> None:
+    name, store = recipe_file(tmp_path / "small.yaml", curation(source)), tmp_path / "store"
+    first = run(name, store, until="private")
+    file = store / first["raw"]["base"][0]["file"]
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    if how == "missing":
+        file.unlink()
+    with pytest.raises(StageError, match=rf"{file.name} is {how}.*delete it and those"):
+        run(name, store, "clean.rules=none", until="clean")
+    assert problems(Store(str(store)), "small")[0][0].startswith("raw: ")
+    file.unlink(missing_ok=True)
+    shutil.rmtree(store / "ingest" / first["raw"]["key"])
+    assert digests(run(name, store, until="private")) == digests(first)
+    assert file.read_bytes() == data
