@@ -7,7 +7,7 @@ or languages.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -148,7 +148,7 @@ def _adjusted(grams: Grams, longer: Grams, n: int) -> Grams:
     continued = np.bincount(longer.suffix, minlength=len(grams.first))
     whole = (grams.first == BEGIN) & (n > 1)
     adjusted = np.where(whole, grams.count, continued)
-    return Grams(grams.first, grams.suffix, grams.prefix, grams.count, adjusted)
+    return replace(grams, adjusted=adjusted)
 
 
 def estimate(orders: list[Grams], prune: int = 0) -> list[Estimate]:
@@ -177,7 +177,11 @@ def discounts(counts: I64) -> tuple[float, float, float]:
         return FALLBACK
     y = n[1] / (n[1] + 2 * n[2])
     one, two, three = (k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3))
-    return (one, two, three) if all(0 < d <= k for k, d in enumerate((one, two, three), 1)) else FALLBACK
+    return (
+        (one, two, three)
+        if all(0 < d <= k for k, d in enumerate((one, two, three), 1))
+        else FALLBACK
+    )
 
 
 def _interpolated(
@@ -187,16 +191,20 @@ def _interpolated(
     backoff."""
     a = grams.adjusted.astype(np.float64)
     off = np.minimum(a, np.array([0.0, *fit])[np.minimum(grams.adjusted, 3)])
-    sums = np.bincount(grams.prefix, a, len(below))
-    freed = np.bincount(grams.prefix, np.where(kept, off, a), len(below))
-    there = sums > 0
-    weight = np.divide(freed, sums, out=np.ones_like(sums), where=there)
+    sums = _summed(grams.prefix, a, len(below))
+    freed = _summed(grams.prefix, np.where(kept, off, a), len(below))
+    weight = np.divide(freed, sums, out=np.ones_like(sums), where=sums > 0)
     own = np.divide(a - off, sums[grams.prefix], out=np.zeros_like(a), where=a > 0)
     return own + weight[grams.prefix] * below[grams.suffix], weight
 
 
+def _summed(groups: I32, values: F64, count: int) -> F64:
+    """The sum of each of `count` groups (of no values too, where numpy would make integers)."""
+    return np.bincount(groups, values, count).astype(np.float64, copy=False)
+
+
 def _with_backoff(lower: Estimate, weight: F64) -> Estimate:
-    return Estimate(lower.grams, lower.kept, lower.p, weight, lower.discounts)
+    return replace(lower, backoff=weight)
 
 
 def assemble(orders: list[Estimate]) -> Model:
@@ -212,7 +220,9 @@ def assemble(orders: list[Estimate]) -> Model:
         gain = np.log(e.p, out=np.zeros(len(e.p)), where=e.kept) - weight[e.grams.prefix]
         weight = np.log(e.backoff) + weight[e.grams.suffix]
         below, nodes = nodes, np.empty(len(e.p), np.int64)
-        _placed(entries, values, size, below, e.grams.first, e.grams.suffix, e.kept, gain, weight, nodes)
+        _placed(
+            entries, values, size, below, e.grams.first, e.grams.suffix, e.kept, gain, weight, nodes
+        )
     return Model(len(orders), size, most, entries)
 
 
@@ -252,7 +262,9 @@ def _told(e: Estimate, n: int) -> I64:
     return np.flatnonzero((e.grams.count > 0) | special)
 
 
-def _named(orders: list[Estimate], n: int, number: int, name: Callable[[int], str]) -> Iterator[str]:
+def _named(
+    orders: list[Estimate], n: int, number: int, name: Callable[[int], str]
+) -> Iterator[str]:
     for e in reversed(orders[:n]):
         word = int(e.grams.first[number])
         yield ("<unk>", "<s>", "</s>")[word] if word < WORDS else name(word - WORDS)
