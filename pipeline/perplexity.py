@@ -169,7 +169,7 @@ def learn(
     drawn_from = digest(ids.tobytes(), bounds.tobytes(), str(vocabulary))
     model = ngrams.learn(ids, bounds, vocabulary, cfg.order, cfg.prune)
     name = f"{drawn_from}.model"
-    store.gather([model.packed.data], scratch, name)
+    store.gather(model.packed, scratch, name)
     told = {"file": f"{scratch}/{name}", "digest": drawn_from, "grams": model.grams}
     counts = {"documents": len(bounds) - 1, "tokens": len(ids)}
     return {"name": sample["name"], "half": sample["half"]} | told | counts

@@ -30,8 +30,8 @@ FALLBACK = (0.5, 1.0, 1.5)
 LOAD = 2 / 3
 """Share of a model's table that is full: 24 bytes an n-gram (KenLM's probing model: 1/1.5)."""
 _LOG10 = log(10)
-_HEAD = 4
-"""Numbers before the entries of a model in one array."""
+_HEAD, _PIECE = 4, 1 << 20
+"""Numbers before the entries of a packed model; entries in a piece of it."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,15 @@ class Model:
     entries: U64
 
     @property
-    def packed(self) -> U64:
-        """The model as one array."""
-        head = np.array([self.order, self.words, self.grams, 0], np.uint64)
-        return np.concatenate([head, self.entries.ravel()])
+    def packed(self) -> Iterator[bytes]:
+        """The model in pieces, to be written one after the other."""
+        yield np.array([self.order, self.words, self.grams, 0], np.uint64).tobytes()
+        for start in range(0, len(self.entries), _PIECE):
+            yield self.entries[start : start + _PIECE].tobytes()
 
 
 def unpacked(array: U64) -> Model:
-    """The model of a `packed` array, which may be mapped into memory; no copy."""
+    """The model of its pieces end to end, which may be mapped into memory; no copy."""
     order, words, grams, _ = array[:_HEAD].tolist()
     return Model(order, words, grams, array[_HEAD:].reshape(-1, 2))
 

@@ -116,7 +116,7 @@ def test_workers_do_not_change_a_number(tmp_path: Path, ray_local: None) -> None
 
 
 def test_a_language_with_few_tokens_is_scored_by_all_languages(tmp_path: Path) -> None:
-    few = rows(3, "C", 100) + [{"text": text(7), "language": None, "path": "none"}]
+    few = [*rows(3, "C", 100), {"text": text(7), "language": None, "path": "none"}]
     files = tokenized(rows() + few, Store(str(tmp_path)))
     found, job = scored(files, least=4000)
     languages = job.facts["languages"]
@@ -184,7 +184,9 @@ def test_the_sample_is_the_first_documents_by_place(tmp_path: Path) -> None:
 
 def test_documents_without_tokens_name_the_step_that_is_missing(tmp_path: Path) -> None:
     files = stored(rows(2), Store(str(tmp_path)))
-    with pytest.raises(StageError, match="no tokens; put a step above it, tokens: {use: tokenize"):
+    with pytest.raises(
+        StageError, match=r"no tokens; put a step above it, tokens: \{use: tokenize"
+    ):
         perplexity.run(files, perplexity.Config(), bare_job(files.store, "perplexity"))
     with pytest.raises(StageError, match="put a `tokenize` step above"):
         files.read(files.shards[0], ["ids"])
