@@ -34,8 +34,8 @@ class Config:
     order: int = 5
     """Words in the longest n-gram, 1 to 8 (lmplz's usual 5)."""
     sample: Tokens = 20_000_000
-    """Tokens each language's two models learn from, half of them each (ours: 1 GB of memory for each
-    while it is learnt, 100 bytes a token, and 0.3 GB on disk, 24 bytes an n-gram)."""
+    """Tokens each language's two models learn from, half of them each (ours: each takes its worker
+    1.3 GB while it is learnt, up to 125 bytes a token, and 0.3 GB on disk, 24 bytes an n-gram)."""
     prune: int = 0
     """Leave out n-grams of 3 words and more that occur at most so often (lmplz: none)."""
     least: Tokens = 300_000

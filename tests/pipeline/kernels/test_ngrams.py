@@ -2,8 +2,10 @@
 scores of our ARPA, lmplz's discounts, pruning, what was never seen.
 """
 
+import shutil
+import subprocess
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,36 @@ def test_kenlm_reads_our_arpa_and_scores_the_same(tmp_path: Path, order: int, pr
     asked = [*corpus(1, 50), [], [VOCABULARY, 0]]
     expected = [theirs.score(" ".join(map(named, text))) * np.log(10) for text in asked]
     assert scores(ngrams.assemble(made), asked) == pytest.approx(expected, abs=1e-4, rel=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("lmplz") is None, reason="KenLM's lmplz is not on the path")
+@pytest.mark.parametrize("prune", [0, 1])
+def test_lmplz_estimates_the_same_from_the_same_text(tmp_path: Path, prune: int) -> None:
+    # lmplz takes the last n-gram of each order by its occurrences when it fits discounts, whatever
+    # its adjusted count (adjust_counts.cc): in this corpus both fall in the same class
+    texts, path, theirs = corpus(1, 300), tmp_path / "text", tmp_path / "theirs.arpa"
+    path.write_text("".join(" ".join(map(named, text)) + "\n" for text in texts))
+    pad = str(VOCABULARY + 2)  # without <s>
+    command = ["lmplz", "-o", "5", "--discount_fallback", "--vocab_pad", pad, "-S", "100M"]
+    pruned = ["--prune", "0", "0", str(prune)] if prune else []
+    files = ["-T", str(tmp_path), "--text", str(path), "--arpa", str(theirs)]
+    subprocess.run([*command, *pruned, *files], check=True, capture_output=True)
+    ours, expected = (
+        _weights(lines)
+        for lines in (
+            ngrams.arpa(estimated(texts, 5, prune), named),
+            theirs.read_text().split("\n"),
+        )
+    )
+    assert ours.keys() == expected.keys()
+    for words, weights in expected.items():
+        assert ours[words] == pytest.approx(weights, abs=2e-5), words
+
+
+def _weights(lines: Iterable[str]) -> dict[str, tuple[float, float]]:
+    """n-gram -> (log10 of its probability, of its backoff), from the lines of an ARPA file."""
+    rows = [line.split("\t") for line in lines if "\t" in line]
+    return {r[1]: (float(r[0]), float(r[2]) if len(r) > 2 else 0.0) for r in rows}
 
 
 def test_arpa_counts_what_it_lists() -> None:
