@@ -7,7 +7,7 @@ or languages.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -30,8 +30,8 @@ FALLBACK = (0.5, 1.0, 1.5)
 LOAD = 2 / 3
 """Share of a model's table that is full: 24 bytes an n-gram (KenLM's probing model: 1/1.5)."""
 _LOG10 = log(10)
-_HEAD = 4
-"""Numbers before the entries of a model in one array."""
+_HEAD, _PIECE = 4, 1 << 20
+"""Numbers before the entries of a packed model; entries in a piece of it."""
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,15 @@ class Model:
     entries: U64
 
     @property
-    def packed(self) -> U64:
-        """The model as one array."""
-        head = np.array([self.order, self.words, self.grams, 0], np.uint64)
-        return np.concatenate([head, self.entries.ravel()])
+    def packed(self) -> Iterator[bytes]:
+        """The model in pieces, to be written one after the other."""
+        yield np.array([self.order, self.words, self.grams, 0], np.uint64).tobytes()
+        for start in range(0, len(self.entries), _PIECE):
+            yield self.entries[start : start + _PIECE].tobytes()
 
 
 def unpacked(array: U64) -> Model:
-    """The model of a `packed` array, which may be mapped into memory; no copy."""
+    """The model of its pieces end to end, which may be mapped into memory; no copy."""
     order, words, grams, _ = array[:_HEAD].tolist()
     return Model(order, words, grams, array[_HEAD:].reshape(-1, 2))
 
@@ -148,7 +149,7 @@ def _adjusted(grams: Grams, longer: Grams, n: int) -> Grams:
     continued = np.bincount(longer.suffix, minlength=len(grams.first))
     whole = (grams.first == BEGIN) & (n > 1)
     adjusted = np.where(whole, grams.count, continued)
-    return Grams(grams.first, grams.suffix, grams.prefix, grams.count, adjusted)
+    return replace(grams, adjusted=adjusted)
 
 
 def estimate(orders: list[Grams], prune: int = 0) -> list[Estimate]:
@@ -177,7 +178,11 @@ def discounts(counts: I64) -> tuple[float, float, float]:
         return FALLBACK
     y = n[1] / (n[1] + 2 * n[2])
     one, two, three = (k - (k + 1) * y * n[k + 1] / n[k] for k in (1, 2, 3))
-    return (one, two, three) if all(0 < d <= k for k, d in enumerate((one, two, three), 1)) else FALLBACK
+    return (
+        (one, two, three)
+        if all(0 < d <= k for k, d in enumerate((one, two, three), 1))
+        else FALLBACK
+    )
 
 
 def _interpolated(
@@ -187,16 +192,20 @@ def _interpolated(
     backoff."""
     a = grams.adjusted.astype(np.float64)
     off = np.minimum(a, np.array([0.0, *fit])[np.minimum(grams.adjusted, 3)])
-    sums = np.bincount(grams.prefix, a, len(below))
-    freed = np.bincount(grams.prefix, np.where(kept, off, a), len(below))
-    there = sums > 0
-    weight = np.divide(freed, sums, out=np.ones_like(sums), where=there)
+    sums = _summed(grams.prefix, a, len(below))
+    freed = _summed(grams.prefix, np.where(kept, off, a), len(below))
+    weight = np.divide(freed, sums, out=np.ones_like(sums), where=sums > 0)
     own = np.divide(a - off, sums[grams.prefix], out=np.zeros_like(a), where=a > 0)
     return own + weight[grams.prefix] * below[grams.suffix], weight
 
 
+def _summed(groups: I32, values: F64, count: int) -> F64:
+    """The sum of each of `count` groups (of no values too, where numpy would make integers)."""
+    return np.bincount(groups, values, count).astype(np.float64, copy=False)
+
+
 def _with_backoff(lower: Estimate, weight: F64) -> Estimate:
-    return Estimate(lower.grams, lower.kept, lower.p, weight, lower.discounts)
+    return replace(lower, backoff=weight)
 
 
 def assemble(orders: list[Estimate]) -> Model:
@@ -212,7 +221,9 @@ def assemble(orders: list[Estimate]) -> Model:
         gain = np.log(e.p, out=np.zeros(len(e.p)), where=e.kept) - weight[e.grams.prefix]
         weight = np.log(e.backoff) + weight[e.grams.suffix]
         below, nodes = nodes, np.empty(len(e.p), np.int64)
-        _placed(entries, values, size, below, e.grams.first, e.grams.suffix, e.kept, gain, weight, nodes)
+        _placed(
+            entries, values, size, below, e.grams.first, e.grams.suffix, e.kept, gain, weight, nodes
+        )
     return Model(len(orders), size, most, entries)
 
 
@@ -252,7 +263,9 @@ def _told(e: Estimate, n: int) -> I64:
     return np.flatnonzero((e.grams.count > 0) | special)
 
 
-def _named(orders: list[Estimate], n: int, number: int, name: Callable[[int], str]) -> Iterator[str]:
+def _named(
+    orders: list[Estimate], n: int, number: int, name: Callable[[int], str]
+) -> Iterator[str]:
     for e in reversed(orders[:n]):
         word = int(e.grams.first[number])
         yield ("<unk>", "<s>", "</s>")[word] if word < WORDS else name(word - WORDS)

@@ -70,8 +70,8 @@ def _arguments() -> argparse.Namespace:
 def _measured(table: pa.Table, store: Store, args: argparse.Namespace) -> Told:
     size = corpus.text_bytes(table)
     files = stored(table.to_pylist(), store, max(1, size // SHARD))
-    seconds, vocabulary = _timed(partial(_vocabulary, files, store, args.size, args.train))
-    compiling, _ = _timed(partial(_warm, store, vocabulary))
+    seconds, vocabulary = timed(partial(vocabulary_of, files, store, args.size, args.train))
+    compiling, _ = timed(partial(_warm, store, vocabulary))
     engines: list[tokenize.Engine] = ["tokenizers"]
     if find_spec("gigatoken"):
         engines.insert(0, "gigatoken")
@@ -79,14 +79,14 @@ def _measured(table: pa.Table, store: Store, args: argparse.Namespace) -> Told:
     ours = {e: _ours(files, vocabulary, store, e, size, runs[e]) for e in engines}
     texts = [t for s in files.shards for t in files.read(s, ["text"])["text"].to_pylist()]
     path, first = vocabulary.folder / "tokenizer.json", _first(texts, args.rival_limit)
-    slowest, exact = _timed(partial(_by_tokenizers, path, texts[:first]))
+    slowest, exact = timed(partial(_by_tokenizers, path, texts[:first]))
     reference = exact + ours["tokenizers"]["ids"][first:]  # beyond a rival's limit, our fallback's
     for told in ours.values():
         told["files_differing"] = _differing(told.pop("ids"), reference)
     part = sum(len(t.encode()) for t in texts[:first])
     rivals: Told = {"tokenizers encode_batch": _told(slowest, part)}
     for name, run in _rivals(path, store).items():
-        took, found = _timed(partial(run, texts[:first]))
+        took, found = timed(partial(run, texts[:first]))
         rivals[name] = _told(took, part) | (
             {"files_differing": _differing(found, exact)} if found is not None else {}
         )
@@ -100,7 +100,7 @@ def _measured(table: pa.Table, store: Store, args: argparse.Namespace) -> Told:
     }
 
 
-def _vocabulary(files: Files, store: Store, size: int, sample: int) -> Artifact:
+def vocabulary_of(files: Files, store: Store, size: int, sample: int) -> Artifact:
     """Our tokenizer box's artifact, with as much of a manifest as tokenize reads."""
     job = bare_job(store, "tokenizer")
     tokenizer.run(files, tokenizer.Config(size=size, sample=sample), job)
@@ -116,7 +116,7 @@ def _manifest() -> tuple[str, ...]:
 def _warm(store: Store, vocabulary: Artifact) -> None:
     """One run over two small files: imports, and kernels compiled or read from their cache."""
     files = stored([{"text": "x = 1\n"}, {"text": "y = 2\n", "path": "y.py"}], store)
-    _pack(_tokenized(files, vocabulary, store, "auto", "warm"), store, "warm")
+    _pack(tokenized(files, vocabulary, store, "auto", "warm"), store, "warm")
 
 
 def _ours(
@@ -128,8 +128,8 @@ def _ours(
         tokenize._gigatoken.cache_clear()
         tokenize._tokenizers.cache_clear()
         name = f"{engine}-{number}"
-        first, out = _timed(partial(_tokenized, files, vocabulary, store, engine, name))
-        second, _ = _timed(partial(_pack, out, store, name))
+        first, out = timed(partial(tokenized, files, vocabulary, store, engine, name))
+        second, _ = timed(partial(_pack, out, store, name))
         seconds.append((first, second))
     both, first, second = (statistics.median(s) for s in zip(*_sums(seconds), strict=True))
     return _told(both, size) | {
@@ -144,7 +144,7 @@ def _sums(seconds: list[tuple[float, float]]) -> Iterator[tuple[float, float, fl
     yield from ((a + b, a, b) for a, b in seconds)
 
 
-def _tokenized(files: Files, vocabulary: Artifact, store: Store, engine: str, name: str) -> Files:
+def tokenized(files: Files, vocabulary: Artifact, store: Store, engine: str, name: str) -> Files:
     job = bare_job(store, f"tokenize-{name}")
     cfg = TypeAdapter(tokenize.Config).validate_python({"engine": engine})
     tokenize.run(files, vocabulary, cfg, job)
@@ -230,7 +230,7 @@ def _byte_letters(alphabet: list[str]) -> Iterator[tuple[int, str]]:
     yield from zip(others, sorted(set(alphabet) - {chr(i) for i in own}), strict=True)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
     """(CPU seconds of this process, result)."""
     began = time.process_time()
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
