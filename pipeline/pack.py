@@ -82,7 +82,7 @@ def run(files: Files, cfg: Config, job: Job) -> None:
         "length": cfg.length,
         "tokens": written["sequences"] * cfg.length,
         "epochs": epochs,
-        "sidecars": [s.sidecar for s in files.shards],
+        "sidecars": [s.tokens for s in files.shards],
         "index": sha256_file(path),
     }
 

@@ -45,12 +45,6 @@ class Shard:
         return digest(*(layer.sha256 for layer in self.layers))
 
     @property
-    def sidecar(self) -> str | None:
-        """The store path of the newest tokens' flat binary file."""
-        found = [x.sidecar for x in self.layers if x.sidecar and x.kind != "sketch"]
-        return found[-1] if found else None
-
-    @property
     def tokens(self) -> str | None:
         """The store path of the newest token file."""
         found = [layer.sidecar for layer in self.layers if layer.kind == "tokens"]
