@@ -29,12 +29,17 @@ VERSION = 2
 class Config:
     precision: Literal["exact", "int8"] = "exact"
     """int8: an encoder's products in 8 bits, on a CPU; faster, and its scores a little off (ours)."""
+    exact_from: float | None = None
+    """With int8: files that score this or more are scored again, exactly. A little below what `select`
+    will cut at, so that 8 bits only decide what is far from it (ours)."""
     threads: int = 1
     """CPU threads of each worker: part of the identity, since sums round differently (ours)."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ValueError(f"threads is {self.threads}: 1 or more")
+        if self.exact_from is not None and self.precision != "int8":
+            raise ValueError(f"exact_from is {self.exact_from}: it needs precision: int8")
 
 
 def run(
@@ -52,8 +57,7 @@ def run(
     judge = partial(
         score,
         annotator=str(annotator.folder),
-        threads=cfg.threads,
-        precision=cfg.precision,
+        cfg=cfg,
         screen=str(screen.folder) if screen else None,
     )
     scored = job.layer(files, judge, ["text", "language"], kind="scores")
@@ -66,24 +70,23 @@ def _skipped(tables: Sequence[pa.Table]) -> dict[str, int]:
     return {"scored": sum(map(len, tables)) - missing, "skipped": missing}
 
 
-def score(
-    table: pa.Table,
-    annotator: str,
-    threads: int,
-    precision: Literal["exact", "int8"] = "exact",
-    screen: str | None = None,
-) -> pa.Table:
+def score(table: pa.Table, annotator: str, cfg: Config, screen: str | None = None) -> pa.Table:
     """Every document kept, with its score in the judge's column (null where the screen skipped it),
     an encoder's window scores, top to bottom, and the screen's own guess at the score."""
     from pipeline.model import judges
     from pipeline.model.scorer import Scorer
 
-    judge = judges.load(annotator, threads=threads, precision=precision)
+    judge = judges.load(annotator, threads=cfg.threads, precision=cfg.precision)
     columns, seen = dict[str, pa.Array](), np.ones(len(table), bool)
     if screen:
         guess, seen = screening(screen).judge(table["text"], table["language"])
         columns["screen"] = pa.array(guess, pa.float32())
-    found = iter(judge.score(table["text"].filter(pa.array(seen)).to_pylist()))
+    texts = table["text"].filter(pa.array(seen)).to_pylist()
+    if cfg.exact_from is None:
+        found = iter(judge.score(texts))
+    else:
+        exact = judges.load(annotator, threads=cfg.threads)
+        found = iter(judges.refined(judge, exact, texts, cfg.exact_from))
     scores = [next(found) if s else None for s in seen]
     columns[judge.column] = pa.array([s and s.score for s in scores], pa.float32())
     if isinstance(judge, Scorer):

@@ -1,7 +1,7 @@
 """Makes a loaded classifier cheaper to run on a CPU: no work that its head never looks at, weights
 laid out beforehand, products in 8 bits.
 
-`first_only` and `packed` give the same values up to rounding; `eight_bit` nearly (torch's dynamic
+`first_only` and `packed` give the same values up to rounding; `eight_bit` nearly (dynamic
 quantisation: weights per output channel, activations per call). Knows nothing of windows, batches
 or files.
 """
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.ao import quantization
 from torch.nn import functional
 from transformers import BertForSequenceClassification
 
@@ -51,7 +50,7 @@ def _first_place(
     return done
 
 
-class _Packed(nn.Module):
+class Packed(nn.Module):
     """A linear map whose weights lie as oneDNN reads them."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -74,7 +73,7 @@ def packed(model: Any) -> Any:
     """
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         for name, linear in _inside(model).items():
-            model.set_submodule(name, _Packed(linear))
+            model.set_submodule(name, Packed(linear))
     return model
 
 
@@ -90,13 +89,33 @@ def eight_bit(model: Any) -> Any:
             "use precision: exact"
         )
     torch.backends.quantized.engine = engine
-    plan = quantization.per_channel_dynamic_qconfig
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch.ao is to move to torchao, which is not in torch
-        quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-            model, dict.fromkeys(_inside(model), plan), inplace=True
-        )
+    for name, linear in _inside(model).items():
+        model.set_submodule(name, EightBit(linear))
     return model
+
+
+class EightBit(nn.Module):
+    """A linear map with weights of 8 bits an output channel, and activations of 8 bits a call.
+
+    Activations have 7 bits where the CPU's sums of 8-bit products could overflow: with 8 they are
+    half as far off (a MiniLM's windows by 0.012 instead of 0.021 on average).
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach()
+        scale = (weight.abs().amax(1) / 127).double().clamp_min(1e-12)
+        zero = torch.zeros(len(scale), dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # quantised tensors are to leave torch after 2.13
+            small = torch.quantize_per_channel(weight, scale, zero, 0, torch.qint8)
+        bias = None if linear.bias is None else linear.bias.detach()
+        self.weights = torch.ops.quantized.linear_prepack(small, bias)
+        self.seven = not torch.cpu._is_vnni_supported()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.quantized.linear_dynamic(x, self.weights, self.seven)
+        return out
 
 
 def _inside(model: Any) -> dict[str, nn.Linear]:

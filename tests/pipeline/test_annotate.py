@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pipeline import annotate
@@ -46,9 +47,21 @@ def test_eight_bits_are_near_and_the_same_for_any_shards(tmp_path: Path) -> None
     assert sum(gaps) / len(gaps) < 0.03
 
 
+def test_what_scores_enough_in_eight_bits_is_scored_again_exactly(tmp_path: Path) -> None:
+    exact = annotated(tmp_path / "exact", 1)
+    eight = annotated(tmp_path / "eight", 1, precision="int8")
+    least = float(np.median([row["quality"] for row in eight.values()]))
+    mixed = annotated(tmp_path / "mixed", 3, precision="int8", exact_from=least)
+    assert eight != exact
+    for uid, row in eight.items():
+        wanted = exact if row["quality"] >= least else eight
+        assert mixed[uid]["quality"] == pytest.approx(wanted[uid]["quality"], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
+        ({"exact_from": 0.5}, "it needs precision: int8"),
         ({"precision": "int4"}, "precision is 'int4'"),
         ({"threads": 0}, "threads is 0: 1 or more"),
         ({"precison": "int8"}, "did you mean 'precision'"),
