@@ -237,7 +237,7 @@ def test_the_box_writes_each_shards_ids_end_to_end(path: str, tmp_path: Path) ->
     assert job.facts["dtype"] == "uint16"
     assert job.facts["tokens"] == sum(map(len, expected(path, *texts)))
     for shard in stack(files, "tokens", job.layers).shards:
-        flat = np.fromfile(store.local(str(shard.sidecar)), "<u2")
+        flat = np.fromfile(store.local(str(shard.tokens)), "<u2")
         table = read_shard(store, shard, ["text", "start", "length"]).to_pylist()
         for row, wanted in zip(table, expected(path, *(r["text"] for r in table)), strict=True):
             assert flat[row["start"] : row["start"] + row["length"]].tolist() == wanted
