@@ -146,13 +146,20 @@ def _with_diff(artifact: Artifact, example: Example) -> Example:
 
 
 def _find(artifact: Artifact, uid: str) -> dict[str, Any] | None:
-    for shard in artifact.files.shards:
+    """A document of the step, or of the older corpus that it was held `against`."""
+    for shard in (s for made in (artifact, *_against(artifact)) for s in made.files.shards):
         path = artifact.store.local(shard.layers[0].file)
         if pc.any(pc.equal(read_parquet(path, ["uid"])["uid"], uid)).as_py():
             table = read_shard(artifact.store, shard, ["repo", "path", "text"])
             found = table.filter(pc.equal(table["uid"], uid)).to_pylist()
             return found[0] if found else None
     return None
+
+
+def _against(artifact: Artifact) -> Iterator[Artifact]:
+    key = artifact.manifest["identity"]["inputs"].get("against")
+    for path in artifact.store.local().glob(f"*/{key}/manifest.json") if key else ():
+        yield Artifact(artifact.store, path.parent.parent.name, key)
 
 
 def sections(made: Sequence[tuple[str, Artifact]], each: int = 2) -> list[dict[str, Any]]:

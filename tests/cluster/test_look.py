@@ -2,19 +2,19 @@
 
 import io
 import json
+import random
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from cluster import cli, look, runs
+from cluster import cli, look, report, runs
 from cluster.look import Example
-from cluster.report import write
 from pipeline.core.errors import RecipeError
 from pipeline.core.log import Terminal
 from pipeline.core.runner import Artifact
 from pipeline.core.store import Store
-from tests.corpus import repositories
+from tests.corpus import documented, repositories, write
 from tests.running import curation, recipe_file, run
 
 
@@ -53,7 +53,7 @@ def test_texts_are_shown_with_their_redactions(store: Store) -> None:
         texts = [e.text for e in look.kept(step(store, name), 10**6) if e.path == "README.md"]
         assert len(texts) == 4
         assert all("<EMAIL>" in str(t) and "@" not in str(t) for t in texts)
-    assert "@company" not in Path(write(store, "small")).read_text()
+    assert "@company" not in Path(report.write(store, "small")).read_text()
 
 
 def test_a_step_is_told_from_an_older_one_of_its_name(tmp_path: Path) -> None:
@@ -97,6 +97,24 @@ def test_a_near_copy_is_its_difference_from_the_file_kept_instead(store: Store) 
         lines = str(example.diff).splitlines()
         changed = [x for x in lines[2:] if x.startswith(("+", "-"))]
         assert [x[:11] for x in changed] == ["-VERSION = ", "+VERSION = "]
+
+
+def test_a_copy_of_an_older_corpus_is_a_difference_from_its_file(tmp_path: Path) -> None:
+    raw = {"use": "ingest", "shard_bytes": "30k"}
+    write(tmp_path / "old/one", {"near.py": documented(random.Random("near"), 9)})
+    write(tmp_path / "new/two", {"near.py": documented(random.Random("near"), 9) + "\nX = 1\n"})
+    write(tmp_path / "new/two", {"own.py": documented(random.Random("own"), 9)})
+    steps = {
+        "old": raw | {"source": str(tmp_path / "old")},
+        "new": raw | {"source": str(tmp_path / "new")},
+        "first": {"use": "dedup", "files": "old"},
+        "unique": {"use": "dedup", "files": "new", "against": "first"},
+    }
+    run(recipe_file(tmp_path / "two.yaml", steps), tmp_path / "store")
+    made = runs.artifact(Store(str(tmp_path / "store")), "two", "unique")
+    (found,) = look.dropped(made, 10, "near")
+    assert str(found.diff).splitlines()[0] == "--- kept one/near.py"
+    assert "+X = 1" in str(found.diff)
 
 
 def test_the_same_question_shows_the_same_files_and_a_seed_others(store: Store) -> None:
