@@ -415,7 +415,7 @@ def screen_seconds(table: pa.Table) -> float:
 
 def memory(table: pa.Table, small: Path, threads: int) -> dict[str, Any]:
     """Peak resident memory of a process that scores some files, and four times as many, in one call."""
-    texts = [text[:600] for text in table["text"].to_pylist()[:768]]
+    texts = [text[:600] for text in table["text"].to_pylist()[:2048]]
     found = [_peak(small, texts[: len(texts) // parts], threads) for parts in (4, 1)]
     return {
         "peak_mb": found[0],
