@@ -30,6 +30,7 @@ from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.suites import find
+from pipeline.core.walking import marks
 from pipeline.kernels.syntax import documented, parsed
 from pipeline.model.evidence import Chosen, Doc
 from pipeline.model.settings import EncoderConfig
@@ -89,7 +90,7 @@ def _encoder_files(cfg: Config) -> list[str]:
     folder = Path(cfg.encoder or "")
     if cfg.encoder is None or not folder.is_dir():
         return []
-    there = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+    there = marks(folder)
     if "config.json" not in there:
         raise RecipeError(f"annotator: encoder {folder} has no config.json: no Hugging Face folder")
     if not {"tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json"} & there.keys():
@@ -100,7 +101,7 @@ def _encoder_files(cfg: Config) -> list[str]:
     limit = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
     if limit and cfg.window > limit:
         raise RecipeError(f"annotator: window is {cfg.window}; {folder} has {limit} positions")
-    return [f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in there.items()]
+    return list(there.values())
 
 
 def _proof_path(name: str) -> str:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.core.arrays import flat
+from pipeline.core.arrays import flat, halves
 from pipeline.core.config import config
 from pipeline.core.errors import StageError
 from pipeline.core.files import Files, Shard, read_shard, verdicts
@@ -164,15 +164,13 @@ def slim(table: pa.Table) -> pa.Table:
         plain
         | {n: pc.cast(c, pa.int32()) for n, c in sizes.items()}
         | {"licence": pa.array(free, pa.uint8())}
-        | halves("uid", table["uid"])
-        | halves("content", table["content"])
+        | _columns("uid", table["uid"])
+        | _columns("content", table["content"])
     )
 
 
-def halves(name: str, column: pa.ChunkedArray) -> dict[str, NDArray[np.uint64]]:
-    """A column of 32 hex digits as two of 64 bits."""
-    both = np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").reshape(-1, 2)
-    return {f"{name}_{part}": both[:, i].astype(np.uint64) for i, part in enumerate(_HALVES)}
+def _columns(name: str, column: pa.ChunkedArray) -> dict[str, NDArray[np.uint64]]:
+    return {f"{name}_{part}": found for part, found in zip(_HALVES, halves(column).T, strict=True)}
 
 
 _HALVES = ("high", "low")

@@ -32,6 +32,7 @@ from pipeline.core.store import sha256_file
 from pipeline.kernels.exercises import exercises
 from pipeline.kernels.mutate import mutants
 from pipeline.kernels.syntax import documented
+from pipeline.model.separation import wilson
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -291,17 +292,6 @@ def others(task: Task, limit: int, seed: int) -> list[str]:
     start = len(task["prompt"])
     source = task["prompt"] + task["canonical_solution"]
     return [m[start:] for m in mutants(source, limit, seed, start)]
-
-
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927); (0, 1) where nothing was counted."""
-    if total == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share, scale = right / total, 1 + z * z / total
-    centre = (share + z * z / (2 * total)) / scale
-    half = z / scale * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def pass_at_1(

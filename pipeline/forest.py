@@ -18,6 +18,7 @@ from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import read_columns
+from pipeline.core.walking import marks
 from pipeline.model.settings import ForestConfig
 
 VERSION = 1
@@ -33,8 +34,7 @@ def fingerprint(cfg: Config) -> str:
     folder = Path(cfg.encoder or "")
     if cfg.encoder is None or not folder.is_dir():
         return ""
-    stats = [(p.name, p.stat()) for p in sorted(folder.iterdir()) if p.is_file()]
-    return digest(*(f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in stats))
+    return digest(*marks(folder).values())
 
 
 def check(cfg: Config, inputs: dict[str, Any], at: str) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.core.arrays import flat
+from pipeline.core.arrays import halves
 from pipeline.core.config import Share, Tokens, config
 from pipeline.core.errors import StageError, did_you_mean
 from pipeline.core.files import Files, read_shard, schema_of, verdicts
@@ -190,13 +190,6 @@ def measured(table: pa.Table, cfg: Config) -> F64:
 def _unit(places: U64) -> F64:
     """Their first 53 bits as numbers from 0 to 1."""
     return (places >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def halves(uids: pa.ChunkedArray) -> U64:
-    """(n, 2) uids of 32 hex digits as two numbers, in the same order."""
-    data, bounds = flat(uids)
-    digits = data[bounds[0] : bounds[-1]].tobytes().decode()
-    return np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, 2).astype(np.uint64)
 
 
 def quotas(tokens: dict[str, int], cfg: Config) -> dict[str, int]:

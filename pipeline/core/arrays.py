@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
 I64 = NDArray[np.int64]
+U64 = NDArray[np.uint64]
 
 
 def flat(column: pa.ChunkedArray | pa.Array) -> tuple[U8, I64]:
@@ -25,3 +26,10 @@ def flat(column: pa.ChunkedArray | pa.Array) -> tuple[U8, I64]:
         return np.frombuffer(b"", np.uint8), np.frombuffer(bytes(8), np.int64)
     bounds = np.frombuffer(offsets, np.int64)[whole.offset : whole.offset + len(whole) + 1]
     return np.frombuffer(data if data is not None else b"", np.uint8), bounds
+
+
+def halves(column: pa.ChunkedArray | pa.Array) -> U64:
+    """(n, 2) texts of 32 hex digits as two numbers of 64 bits each, high and low, in the same order."""
+    data, bounds = flat(column)
+    digits = data[bounds[0] : bounds[-1]].tobytes().decode()
+    return np.frombuffer(bytes.fromhex(digits), ">u8").reshape(-1, 2).astype(np.uint64)

@@ -241,7 +241,7 @@ def _step(
     parameters = inputs_of(module)
     given = {k: v for k, v in raw.items() if k in parameters}
     for key, value in given.items():
-        kind = get_origin(_annotation(module, key))
+        kind = get_origin(annotation(module, key))
         if kind is dict and not isinstance(value, dict):
             raise RecipeError(
                 f"{at}: {key} is {value!r}; it takes a mapping such as {{name: step}}"
@@ -283,7 +283,8 @@ def edges(value: Any) -> list[str]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def _annotation(module: ModuleType, parameter: str) -> Any:
+def annotation(module: ModuleType, parameter: str) -> Any:
+    """What a box's `run` says of an input."""
     return inspect.signature(module.run, eval_str=True).parameters[parameter].annotation
 
 
@@ -299,7 +300,7 @@ def makers(module: ModuleType, parameter: str) -> tuple[str, ...]:
             if not isinstance(inner, str):
                 yield from said(inner)
 
-    return tuple(said(_annotation(module, parameter)))
+    return tuple(said(annotation(module, parameter)))
 
 
 @cache

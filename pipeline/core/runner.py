@@ -5,7 +5,6 @@ how it runs is no part of it. `plan` says which steps run and which key changed,
 """
 
 import hashlib
-import inspect
 import json
 import logging
 import time
@@ -22,7 +21,7 @@ from pipeline.core.config import canonical, plain
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job, base_shard, stack, total
-from pipeline.core.recipe import Recipe, Step, edges
+from pipeline.core.recipe import Recipe, Step, annotation, edges
 from pipeline.core.schema import digest
 from pipeline.core.store import Store, sha256_file
 
@@ -221,14 +220,10 @@ def _make(
     store.create(json.dumps(manifest).encode(), step.stage, item.key, "manifest.json")
 
 
-def _annotation(module: ModuleType, parameter: str) -> str:
-    return str(inspect.signature(module.run).parameters[parameter].annotation)
-
-
 def _is_files(step: Step, name: str) -> bool:
     """Whether a step's input of that name is read as documents (its shards carry the identity)."""
     keys = [k for k, v in step.inputs.items() if name in edges(v)]
-    return all("Files" in _annotation(step.box, k) for k in keys)
+    return all("Files" in str(annotation(step.box, k)) for k in keys)
 
 
 def _opened(module: ModuleType, key: str, value: Any, artifacts: dict[str, Artifact]) -> Any:
@@ -236,7 +231,7 @@ def _opened(module: ModuleType, key: str, value: Any, artifacts: dict[str, Artif
         return {k: _opened(module, key, v, artifacts) for k, v in value.items()}
     if isinstance(value, list):
         return [_opened(module, key, v, artifacts) for v in value]
-    return artifacts[value].files if "Files" in _annotation(module, key) else artifacts[value]
+    return artifacts[value].files if "Files" in str(annotation(module, key)) else artifacts[value]
 
 
 def _manifest(

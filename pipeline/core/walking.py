@@ -60,3 +60,9 @@ def version(folder: str) -> str:
         return shown(str(told["version"]))
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return ""
+
+
+def marks(folder: Path) -> dict[str, str]:
+    """Name of each file directly in a folder -> what changes when the file does: name, size, time."""
+    there = {p.name: p.stat() for p in sorted(folder.iterdir()) if p.is_file()}
+    return {name: f"{name} {s.st_size} {s.st_mtime_ns}" for name, s in there.items()}

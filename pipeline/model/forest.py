@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 from pipeline.core.errors import StageError
 from pipeline.model.machine import borrowed
 from pipeline.model.scorer import Score
-from pipeline.model.separation import auc, split
+from pipeline.model.separation import auc, split, wilson
 from pipeline.model.settings import EncoderConfig, ForestConfig
 from pipeline.model.vectors import F32, Reader, publish
 
@@ -197,14 +197,6 @@ def _area(scores: F64, labels: F64, cfg: ForestConfig) -> dict[str, Any]:
         "accuracy_interval": list(wilson(int(right.sum()), len(right))),
         "held_out": np.bincount(good, minlength=2).tolist(),
     }
-
-
-def wilson(hits: int, of: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z = 1.96
-    middle = (hits + z * z / 2) / (of + z * z)
-    half = z / (of + z * z) * (hits * (of - hits) / of + z * z / 4) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _save(trees: Trees, folder: Path, told: dict[str, Any], report: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ From scores and what is known of each file, plain rows of numbers: the area with
 share of good files that it says. Knows nothing of models or texts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -219,3 +220,13 @@ def histogram(scores: F64, good: NDArray[np.bool_]) -> Row:
     inside = np.clip(scores, 0, 1)
     classes = {"good": inside[good], "corpus": inside[~good]}
     return {k: np.histogram(v, BARS, (0, 1))[0].tolist() for k, v in classes.items()}
+
+
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson 1927); (0, 1) where nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    centre = (right + z * z / 2) / (total + z * z)
+    half = z / (total + z * z) * math.sqrt(right * (total - right) / total + z * z / 4)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -10,7 +10,8 @@ import platform
 import shlex
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from importlib import metadata
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter
 from pipeline.core.config import Bytes
 from pipeline.core.languages import language_of
 from pipeline.core.schema import digest
+from pipeline.core.store import Store
 
 LARGEST = 8_000_000
 """Files above this many bytes are left out (OpenCoder's prefilter)."""
@@ -112,6 +114,26 @@ def heading() -> str:
     model = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "")
     command = shlex.join(["python", "-m", name, *sys.argv[1:]])
     return f"`{command}`, {date.today()}, {os.cpu_count()} cores {model or platform.machine()}."
+
+
+Measure = Callable[[pa.Table, Store, argparse.Namespace], dict[str, Any]]
+"""(corpus, store, arguments) -> what was found."""
+Shown = Callable[[dict[str, Any]], Iterable[str]]
+"""Its lines."""
+
+
+def measured(
+    args: argparse.Namespace, measure: Measure, shown: Shown, libraries: Iterable[str]
+) -> None:
+    """Measure the corpus on one core in a store that goes away, and tell it."""
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    pa.set_cpu_count(1)
+    table = load(args.corpus, args.limit)
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        told = measure(table, Store(folder), args)
+    told["corpus"] = described(table, args.corpus)
+    told["versions"] = versions(*libraries)
+    tell(told, shown(told), args)
 
 
 def described(table: pa.Table, where: str | None) -> dict[str, object]:

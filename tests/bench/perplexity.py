@@ -9,12 +9,10 @@ thread; rates are per CPU second. The tails are the whole box's.
 """
 
 import argparse
-import os
 import re
 import resource
 import shutil
 import subprocess
-import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -64,18 +62,7 @@ class Split:
 
 
 def main() -> None:
-    args = _arguments()
-    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    pa.set_cpu_count(1)
-    table = corpus.load(args.corpus, args.limit)
-    folder = Path(tempfile.mkdtemp(prefix="perplexity-"))
-    try:
-        told = _measured(table, Store(str(folder)), args)
-    finally:
-        shutil.rmtree(folder)
-    told["corpus"] = corpus.described(table, args.corpus)
-    told["versions"] = corpus.versions("pyarrow", "numpy", "numba", "kenlm")
-    corpus.tell(told, _lines(told), args)
+    corpus.measured(_arguments(), _measured, _lines, ("pyarrow", "numpy", "numba", "kenlm"))
 
 
 def _arguments() -> argparse.Namespace:

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import select
+from pipeline.core.arrays import halves
 from pipeline.core.files import Files, verdicts
 from pipeline.core.schema import DOCUMENTS, LEDGER
 from pipeline.core.store import Store, read_parquet
@@ -92,7 +93,7 @@ def one_sort(files: Files) -> int:
     columns = ["language", "length", "quality"]
     table = pa.concat_tables(files.read(s, columns) for s in files.shards)
     codes = table["language"].combine_chunks().dictionary_encode().indices.to_numpy()
-    uids, length = select.halves(table["uid"]), table["length"].to_numpy()
+    uids, length = halves(table["uid"]), table["length"].to_numpy()
     order = np.lexsort([uids[:, 1], uids[:, 0], -table["quality"].to_numpy(), codes])
     starts = np.searchsorted(codes[order], np.arange(codes.max() + 2))
     kept = []
@@ -104,7 +105,7 @@ def one_sort(files: Files) -> int:
 
 def folded(uids: pa.ChunkedArray) -> int:
     """One number for a set of uids, in any order."""
-    return int(np.bitwise_xor.reduce(select.halves(uids)[:, 0], initial=np.uint64(0)))
+    return int(np.bitwise_xor.reduce(halves(uids)[:, 0], initial=np.uint64(0)))
 
 
 def corpus(documents: int, shard: int, store: Store) -> Files:

@@ -12,11 +12,8 @@ import argparse
 import contextlib
 import io
 import json
-import os
-import shutil
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -44,18 +41,7 @@ Told = dict[str, Any]
 
 
 def main() -> None:
-    args = _arguments()
-    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    pa.set_cpu_count(1)
-    table = corpus.load(args.corpus, args.limit)
-    folder = Path(tempfile.mkdtemp(prefix="tokenize-"))
-    try:
-        told = _measured(table, Store(str(folder)), args)
-    finally:
-        shutil.rmtree(folder)
-    told["corpus"] = corpus.described(table, args.corpus)
-    told["versions"] = corpus.versions(*LIBRARIES)
-    corpus.tell(told, _lines(told), args)
+    corpus.measured(_arguments(), _measured, _lines, LIBRARIES)
 
 
 def _arguments() -> argparse.Namespace:

@@ -20,8 +20,8 @@ from pipeline.model.forest import (
     measured,
     predict,
     train_forest,
-    wilson,
 )
+from pipeline.model.separation import wilson
 from pipeline.model.settings import ForestConfig
 from tests.corpus import bare, documented
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
