@@ -15,7 +15,7 @@ import torch
 
 from cluster.start import connect
 from pipeline.core.errors import IcefloeError, RecipeError, StageError
-from pipeline.model.fit import World
+from pipeline.model.world import World
 
 log = logging.getLogger(__name__)
 

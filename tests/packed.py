@@ -13,9 +13,11 @@ from pipeline.core.schema import END
 from pipeline.kernels.packing import lay
 from pipeline.model import architectures
 from pipeline.model.batches import Batches
-from pipeline.model.fit import World, fit, ignore
+from pipeline.model.fit import fit
+from pipeline.model.metrics import ignore
 from pipeline.model.schedules import Schedule
 from pipeline.model.settings import FitConfig
+from pipeline.model.world import World
 
 VOCABULARY, LENGTH = 320, 32
 CONFIG = FitConfig(

@@ -5,72 +5,29 @@ goes on from the newest checkpoint to bit-equal weights on the same CPU and thre
 causal attention over the whole sequence, as in SnowCoder. Knows nothing of Ray or recipes.
 """
 
-import json
 import logging
-import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, nn
-from torch.nn import functional
+from torch import nn
 
-from pipeline.core.errors import RecipeError, StageError
+from pipeline.core.errors import RecipeError
 from pipeline.core.log import progress
-from pipeline.core.store import guard
 from pipeline.model import checkpoint
 from pipeline.model.architectures import Scale
-from pipeline.model.batches import IGNORED, Batches
+from pipeline.model.batches import Batches
 from pipeline.model.machine import borrowed
+from pipeline.model.metrics import Step, cut, ignore, record
+from pipeline.model.objective import Objective
+from pipeline.model.optimizer import PLAIN, adamw, clip
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
+from pipeline.model.world import World, quiet
 
 log = logging.getLogger(__name__)
-
-CPU = torch.device("cpu")
-PLAIN: Mapping[str, Scale] = {}
-SHOWN = 20
-"""Documents named in the error about a broken loss (ours)."""
-
-
-def alone(module: nn.Module) -> nn.Module:
-    """The `wrap` of a world of one."""
-    return module
-
-
-@dataclass(frozen=True)
-class World:
-    """This process's place among those that train one model.
-
-    `wrap` averages gradients over the `size` processes in the backward pass (DDP); they share the
-    training folder, and a torch process group that all-reduces.
-    """
-
-    rank: int = 0
-    size: int = 1
-    device: torch.device = CPU
-    wrap: Callable[[nn.Module], nn.Module] = alone
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step just taken: its number from 0, when it began (`perf_counter`); this process's part of
-    the mean loss and the gradient's norm, still on the device."""
-
-    number: int
-    began: float
-    loss: torch.Tensor
-    norm: torch.Tensor
-    lr: float
-
-
-def ignore(record: dict[str, Any]) -> None:
-    """The `on_step` of a call that needs none."""
 
 
 def fit(
@@ -103,65 +60,13 @@ def fit(
         with progress("train", batches.steps) as advance:
             advance(meta["steps"])
             for taken in _rounds(net, optimizer, batches, cfg, world, meta["steps"]):
-                meta = _record(taken, meta, batches, folder, world, on_step)
+                meta = record(taken, meta, batches, folder, world, on_step)
                 advance(len(taken))
                 if world.rank == 0 and _due(meta["steps"], batches.steps, cfg):
                     checkpoint.save(folder / "checkpoints", meta["steps"], model, optimizer, meta)
                     checkpoint.keep(folder / "checkpoints", cfg.keep)
         model.eval()
     return meta
-
-
-class Objective(nn.Module):
-    """The summed next-token loss of a model, as one module that a process group can wrap."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """ids, labels (B, T) -> scalar, in nats: place t predicts label t + 1."""
-        hidden = self.model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-        logits = self.model.get_output_embeddings()(hidden)
-        targets = functional.pad(labels[:, 1:], (0, 1), value=IGNORED)
-        return functional.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum"
-        )
-
-
-def adamw(
-    model: nn.Module, cfg: FitConfig, scales: Mapping[str, Scale] = PLAIN
-) -> torch.optim.AdamW:
-    """Fused AdamW; matrices decay, vectors (norms, biases) do not.
-
-    A weight stored c times as large takes steps c times as large and gets gradients 1 / c of the
-    paper's: its group's rate, decay and epsilon make it move as the paper's would (muP, ours).
-    """
-    groups: dict[tuple[bool, Scale], list[nn.Parameter]] = {}
-    for name, weight in model.named_parameters():
-        if weight.requires_grad:
-            scale = scales.get(name, Scale())._replace(init=None)
-            groups.setdefault((weight.ndim > 1, scale), []).append(weight)
-    settings: list[dict[str, Any]] = [
-        {
-            "params": weights,
-            "weight_decay": cfg.weight_decay / scale.stored if decays else 0.0,
-            "eps": cfg.eps / scale.stored,
-            "scale": scale,
-        }
-        for (decays, scale), weights in groups.items()
-    ]
-    return torch.optim.AdamW(settings, betas=cfg.betas, eps=cfg.eps, fused=True)
-
-
-def clip(optimizer: torch.optim.Optimizer, most: float) -> torch.Tensor:
-    """Scale all gradients so that their norm is at most `most`; the norm they had, of the paper's
-    values."""
-    pairs = [(p, g["scale"].stored) for g in optimizer.param_groups for p in g["params"]]
-    given = [(p, p.grad, stored) for p, stored in pairs if p.grad is not None]
-    norm = nn.utils.get_total_norm([g if c == 1 else g * c for _, g, c in given])
-    nn.utils.clip_grads_with_norm_([p for p, _, _ in given], most, norm)
-    return norm
 
 
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
@@ -197,14 +102,6 @@ def _resume(
         folder.mkdir(parents=True, exist_ok=True)
         cut(folder / "metrics.jsonl", start["steps"])
     return start
-
-
-def cut(path: Path, steps: int) -> None:
-    """Leave only the lines of the first `steps` steps, in one move; a torn last line goes too."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    half = path.with_name(f".half-{path.name}")
-    half.write_bytes(b"".join(lines[:steps]))
-    os.replace(half, path)
 
 
 def _due(done: int, steps: int, cfg: FitConfig) -> bool:
@@ -247,7 +144,7 @@ def _step(
     pairs = [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids), rows)]
     loss = torch.zeros((), device=world.device)
     for at, (x, y) in enumerate(pairs):
-        with _quiet(net, at + 1 < len(pairs)):
+        with quiet(net, at + 1 < len(pairs)):
             part = _forward(net, x, y, world.device) / batches.targets(number)
             (part * world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
@@ -264,63 +161,3 @@ def _forward(
     x, y = (t.to(device, non_blocking=True) for t in (ids, labels))
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
         return net(x, y)  # type: ignore[no-any-return]
-
-
-def _quiet(net: nn.Module, wanted: bool) -> AbstractContextManager[None]:
-    """No averaging between the parts of a batch: only the last one's backward pass talks."""
-    if wanted and isinstance(net, nn.parallel.DistributedDataParallel):
-        return net.no_sync()  # type: ignore[no-any-return, no-untyped-call]
-    return nullcontext()
-
-
-def _record(
-    taken: Sequence[Step],
-    meta: dict[str, Any],
-    batches: Batches,
-    folder: Path,
-    world: World,
-    on_step: Callable[[dict[str, Any]], None],
-) -> dict[str, Any]:
-    """Read the losses of some steps, write their lines; the record with these steps added."""
-    losses = torch.stack([s.loss for s in taken])
-    if world.size > 1:
-        distributed.all_reduce(losses)
-    read = torch.stack([losses, torch.stack([s.norm for s in taken])]).T.tolist()
-    seconds = time.perf_counter() - taken[0].began
-    counts = [batches.tokens(s.number) for s in taken]
-    lines, total = [], meta["tokens"]
-    for step, (loss, norm), tokens in zip(taken, read, counts, strict=True):
-        if not math.isfinite(loss + norm):
-            raise _broken(step.number, loss, norm, batches)
-        total += tokens
-        line = {"step": step.number, "loss": loss, "lr": step.lr, "grad_norm": norm}
-        lines.append(line | {"tokens": total, "tokens_per_s": round(sum(counts) / seconds)})
-    if world.rank == 0:
-        _append(folder / "metrics.jsonl", lines)
-    for line in lines:
-        on_step(line)
-    first = meta["loss_first"] if meta["steps"] else lines[0]["loss"]
-    return {
-        "steps": meta["steps"] + len(taken),
-        "tokens": total,
-        "loss_first": first,
-        "loss_last": lines[-1]["loss"],
-        "lr_last": lines[-1]["lr"],
-        "seconds": meta["seconds"] + seconds,
-    }
-
-
-def _append(path: Path, lines: Sequence[dict[str, Any]]) -> None:
-    with guard(path), open(path, "a") as f:
-        f.writelines(json.dumps(line) + "\n" for line in lines)
-        f.flush()
-        os.fsync(f.fileno())
-
-
-def _broken(number: int, loss: float, norm: float, batches: Batches) -> StageError:
-    uids = list(dict.fromkeys(batches.pieces(number)["uid"].to_pylist()))
-    more = f" and {len(uids) - SHOWN} more" if len(uids) > SHOWN else ""
-    return StageError(
-        f"step {number}: loss is {loss}, gradient norm {norm}; lower schedule.peak or clip, or "
-        f"look at the batch's documents: {', '.join(uids[:SHOWN])}{more}"
-    )

@@ -11,7 +11,7 @@ import pytest
 
 from cluster.train import launch
 from pipeline.core.errors import RecipeError, StageError
-from pipeline.model.fit import World
+from pipeline.model.world import World
 from tests.packed import LENGTH, train
 
 

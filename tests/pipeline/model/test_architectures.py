@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.core.errors import RecipeError
 from pipeline.core.schema import END, FIM_PAD
 from pipeline.model.architectures import ARCHITECTURES, Scale, build, count, scales
-from pipeline.model.fit import adamw, clip
+from pipeline.model.optimizer import adamw, clip
 from pipeline.model.settings import FitConfig
 from tests.tiny import tiny_model_folder
 

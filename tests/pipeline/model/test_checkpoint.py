@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.core.errors import StageError
 from pipeline.model import architectures, checkpoint
-from pipeline.model.fit import Objective, adamw
+from pipeline.model.objective import Objective
+from pipeline.model.optimizer import adamw
 from tests.packed import CONFIG
 from tests.tiny import TEXTS, tiny_tokenizer
 

@@ -19,8 +19,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.model import architectures
 from pipeline.model.batches import IGNORED
-from pipeline.model.fit import Objective, World, adamw, fit
+from pipeline.model.fit import fit
+from pipeline.model.objective import Objective
+from pipeline.model.optimizer import adamw
 from pipeline.model.schedules import Schedule
+from pipeline.model.world import World
 from tests.packed import CONFIG, LENGTH, VOCABULARY, batches, train
 
 ROOT = Path(__file__).parents[3]
