@@ -4,29 +4,33 @@ Each shard's sketches are a layer of their own; bands of all sketches, read side
 candidate pairs; pairs whose estimate is too near the threshold are measured exactly. The best
 document first, and a file goes only when one that stays is like it: chains (A ~ B ~ C) cannot wipe
 out families, as connected components do. Given `against`, its kept documents are the better ones.
+Records, pairs and verdicts are files; this process holds 10 bytes of every distinct document.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.core.arrays import flat, halves
+from pipeline.core import preference, removals, spill
+from pipeline.core.arrays import I64, U8, U64, flat
 from pipeline.core.config import config
 from pipeline.core.errors import StageError
 from pipeline.core.files import Files, Shard, read_shard, verdicts
 from pipeline.core.job import Job
-from pipeline.core.licences import permissive
+from pipeline.core.preference import Preference, Ranked
 from pipeline.core.store import Store, read_parquet
 
+if TYPE_CHECKING:
+    from pipeline.kernels.neighbours import Kept
+
 VERSION = 2
-Preference = Literal["licence", "stars", "longest", "shortest"]
 RECALL = 0.99
 """Share of pairs at the threshold that some band must find; more alike ones are found surer (ours)."""
 FEW = 50_000
@@ -37,6 +41,10 @@ _GROUP = 4
 """Bands a task."""
 _PAIRS = 4096
 """Pairs measured a task."""
+_PART = 50_000_000
+"""Documents that a task compares at a time: it holds some 20 bytes of each (ours)."""
+_MOST = 1 << 32
+"""A pair of documents is one number of 64 bits."""
 
 
 @config
@@ -55,6 +63,9 @@ class Config:
     """Of the hash permutations."""
 
     def __post_init__(self) -> None:
+        both = {"longest", "shortest"} <= set(self.keep)
+        if both or len(set(self.keep)) < len(self.keep):
+            raise ValueError(f"keep is {', '.join(self.keep)}: each once, longest or shortest")
         if not 0.3 <= self.threshold <= 1:
             raise ValueError(f"threshold is {self.threshold}: a similarity, 0.3 to 1")
         if not 1 <= self.ngram <= 64:
@@ -68,15 +79,15 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Documents:
-    """Where the documents are: shards in order, the row numbers of each one's documents, the number
-    of its first. own: the first shard that is not `against`'s. scratch: a folder of the store."""
+class Corpus:
+    """The documents at hand: shards in order, of which the first `against` are not the step's own,
+    and how many documents each has. scratch: a folder of the store; home: one on this machine."""
 
     shards: tuple[Shard, ...]
-    rows: tuple[NDArray[np.int64], ...]
-    starts: NDArray[np.int64]
-    own: int
+    against: int
+    counts: I64
     scratch: str
+    home: Path
 
 
 def run(files: Files, cfg: Config, job: Job, against: Files | None = None) -> None:
@@ -88,31 +99,14 @@ def run(files: Files, cfg: Config, job: Job, against: Files | None = None) -> No
         )
     made = sketched(files, cfg, job)
     sides = ([sketched(against, cfg, job, own=False)] if against else []) + [made]
-    tables = [t for side in sides for t in job.collect(side, slim, _COLUMNS)]
-    if not tables or not sum(map(len, tables)):
-        job.write(made, [verdicts([], [], row=pa.array([], pa.int64())) for _ in made.shards])
-        return
-    known = pa.concat_tables(tables)
-    with job.scratch() as scratch:
-        docs = documents(sides, tables, scratch)
-        chunks = map(partial(sketches_of, job.store), docs.shards, docs.rows)
-        job.store.gather((c.tobytes() for c in chunks), scratch, "sketches")
-        fixed = int(docs.starts[docs.own]) if docs.own < len(docs.starts) else len(known)
-        found = twins(known, fixed, cfg, job, docs)
-    job.write(made, decisions(docs, known, found))
-    gone = found.twin != np.arange(len(known))
-    job.facts |= {"groups": len(np.unique(found.twin[gone])), "measured_pairs": found.pairs}
-
-
-def documents(sides: Sequence[Files], tables: Sequence[pa.Table], scratch: str) -> Documents:
-    """Number the documents of all sides, shard after shard."""
-    rows = tuple(table["row"].to_numpy() for table in tables)
-    starts = np.cumsum([0, *map(len, rows)])[:-1]
-    shards = tuple(shard for side in sides for shard in side.shards)
-    return Documents(shards, rows, starts, len(shards) - len(sides[-1].shards), scratch)
-
-
-_COLUMNS = ("content", "licence", "stars", "bytes", "words")
+    with job.scratch() as scratch, job.spill() as home:
+        docs = prepared(sides, cfg, job, scratch, home)
+        runs = [job.store.local(scratch, f"rank-{n}") for n in range(len(docs.shards))]
+        known = preference.ranked(runs, int(docs.counts.sum()), home)
+        found = twins(known, docs, cfg, job)
+        groups = removals.gathered(known, found, home)
+        job.write(made, decisions(job.store, docs, known))
+    job.facts |= {"groups": groups, "measured_pairs": int(found.exact.sum())}
 
 
 def sketched(files: Files, cfg: Config, job: Job, own: bool = True) -> Files:
@@ -153,30 +147,35 @@ def sketch(table: pa.Table, ngram: int, permutations: int, seed: int) -> pa.Tabl
     return verdicts(table["uid"], [None] * len(table), sketch=lists, words=words)
 
 
-def slim(table: pa.Table) -> pa.Table:
-    """What is held of every document: hashes in halves of 64 bits, and what ranks it."""
-    rank = {True: 0, None: 1, False: 2}
-    licences = table["licence"].to_pylist()
-    free = [rank[None if x is None else permissive(x)] for x in licences]
-    plain = {n: table[n] for n in ("row", "words")}
-    sizes = {"stars": table["stars"].fill_null(0), "bytes": table["bytes"]}
-    return pa.table(
-        plain
-        | {n: pc.cast(c, pa.int32()) for n, c in sizes.items()}
-        | {"licence": pa.array(free, pa.uint8())}
-        | _columns("uid", table["uid"])
-        | _columns("content", table["content"])
-    )
+def prepared(sides: Sequence[Files], cfg: Config, job: Job, scratch: str, home: Path) -> Corpus:
+    """Every shard's documents as sorted records (`rank-N`), and all sketches side by side."""
+    shards = tuple(shard for side in sides for shard in side.shards)
+    against = len(shards) - len(sides[-1].shards)
+    items = [{"shard": s, "number": n, "own": n >= against} for n, s in enumerate(shards)]
+    work = partial(_prepare, job.store, scratch, cfg.keep)
+    counts = [found["count"] for found in job.each(work, items, sum(s.rows for s in shards))]
+    if sum(counts) >= _MOST:
+        raise StageError(
+            f"step {job.step}: {sum(counts):,} documents, and {_MOST - 1:,} are the most at a time; "
+            "dedup one part first and give it as `against` to the other"
+        )
+    parts = (job.store.local(scratch, f"sketch-{n}") for n in range(len(shards)))
+    job.store.gather(_bytes(parts), scratch, "sketches")
+    return Corpus(shards, against, np.array(counts, np.int64), scratch, home)
 
 
-def _columns(name: str, column: pa.ChunkedArray) -> dict[str, NDArray[np.uint64]]:
-    return {f"{name}_{part}": found for part, found in zip(_HALVES, halves(column).T, strict=True)}
+def _prepare(
+    store: Store, scratch: str, keep: Sequence[Preference], item: dict[str, Any]
+) -> dict[str, Any]:
+    table = read_shard(store, item["shard"], preference.COLUMNS)
+    records = preference.wanted(table, keep, item["number"], item["own"])
+    store.gather([records.tobytes()], scratch, f"rank-{item['number']}")
+    sketches = sketches_of(store, item["shard"], table["row"].to_numpy())
+    store.gather([sketches.tobytes()], scratch, f"sketch-{item['number']}")
+    return {"count": len(table)}
 
 
-_HALVES = ("high", "low")
-
-
-def sketches_of(store: Store, shard: Shard, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def sketches_of(store: Store, shard: Shard, rows: I64) -> U8:
     """The sketches of some rows of a shard, from its newest layer."""
     layer = shard.layers[-1]
     starts, lengths = read_parquet(store.local(layer.file), ["start", "length"]).columns
@@ -187,77 +186,105 @@ def sketches_of(store: Store, shard: Shard, rows: NDArray[np.int64]) -> NDArray[
     return np.asarray(stored[starts.take(pa.array(rows)).to_numpy() // size])
 
 
-@dataclass(frozen=True)
-class Found:
-    """For each document the kept one it is like (itself where it stays), how alike they are, and
-    whether that was measured exactly. pairs: how many had to be."""
-
-    twin: NDArray[np.int64]
-    value: NDArray[np.float32]
-    exact: NDArray[np.bool_]
-    pairs: int
+def _bytes(paths: Iterator[Path]) -> Iterator[bytes]:
+    """The content of some files, one after the other; each is deleted when it has been read."""
+    for path in paths:
+        with open(path, "rb") as file:
+            while chunk := file.read(1 << 24):
+                yield chunk
+        path.unlink()
 
 
-def twins(known: pa.Table, fixed: int, cfg: Config, job: Job, docs: Documents) -> Found:
-    """Every document's verdict. known: a row each, in shard order, the first `fixed` of them kept."""
+def twins(known: Ranked, docs: Corpus, cfg: Config, job: Job) -> "Kept":
+    """Who stays of the documents with words that copy no other, numbered from the most wanted."""
     from pipeline.kernels import neighbours as near
 
-    order = preference(known, cfg.keep, fixed)
-    twin = copies(known, order)
-    live = order[(twin[order] == order) & np.asarray(known["words"])[order]].astype(np.uint32)
-    pair, agree = candidates(live, int(np.sum(live < fixed)), cfg, job, docs.scratch)
-    similar = near.estimate(agree, cfg.permutations).astype(np.float32)
-    alike = np.where(similar >= zone(cfg)[1], near.YES, near.MAYBE).astype(np.uint8)
-    state = near.settle(pair, alike, len(live))
-    first, second = near.split(pair)
-    maybe = alike == near.MAYBE
-    unsure = maybe & (state[second] == near.OPEN) & (state[first] != near.GONE)
-    similar[maybe] = 0
-    similar[unsure] = measured(live[first[unsure]], live[second[unsure]], cfg, job, docs)
-    keeper, value = near.keepers(pair, similar, cfg.threshold, len(live))
-    exact = np.isin((np.arange(len(live), dtype=np.uint64) << np.uint64(32)) | keeper, pair[unsure])
-    return _merged(twin, live, keeper, value, exact)
+    count = numbered(known, docs, job)
+    runs = candidates(count, docs, cfg, job) if count else []
+    state = settled(runs, count, docs.home, cfg)
+    measured(state, docs, cfg, job)
+    kept = near.everyone(count)
+    with open(docs.home / "similarity", "rb") as exact:
+        for part in spill.chunks(docs.home / "pairs", 2):
+            alike, similar = likeness(part[:, 1], cfg)
+            unsure = _unsure(part[:, 0], alike, state)
+            similar[alike == near.MAYBE] = 0
+            similar[unsure] = np.fromfile(exact, np.float32, int(unsure.sum()))
+            near.keepers(part[:, 0], similar, unsure, cfg.threshold, kept)
+    return kept
 
 
-def _merged(
-    twin: NDArray[np.int64],
-    live: NDArray[np.uint32],
-    keeper: NDArray[np.uint32],
-    value: NDArray[np.float32],
-    exact: NDArray[np.bool_],
-) -> Found:
-    """Verdicts on distinct contents spread to their copies: a copy goes where its original goes."""
-    values, exacts = np.full(len(twin), np.nan, np.float32), np.ones(len(twin), bool)
-    moved, values[live], exacts[live] = np.arange(len(twin)), value, exact
-    moved[live] = live[keeper]
-    out = moved[twin]
-    values = np.where(out == twin, 1, values[twin]).astype(np.float32)
-    return Found(out, values, exacts[twin] | (out == twin), int(exact.sum()))
+def numbered(known: Ranked, docs: Corpus, job: Job) -> int:
+    """Number the documents that can have near copies; how many there are.
+
+    Their sketches' rows go to `live` of the scratch folder, places and ranks to `places` and
+    `ranks` of the home, and every rank's number, counted from 1, to `numbers`.
+    """
+    starts = np.cumsum(docs.counts) - docs.counts
+    shape = (max(1, len(known.alive)),)
+    numbers = np.memmap(docs.home / "numbers", np.uint32, "w+", shape=shape)
+
+    def rows() -> Iterator[bytes]:
+        at = 0
+        with open(docs.home / "places", "wb") as places, open(docs.home / "ranks", "wb") as ranks:
+            for place, rank in preference.live(known):
+                numbers[rank] = np.arange(at + 1, at + 1 + len(rank))
+                at += len(rank)
+                spill.put(places, place)
+                spill.put(ranks, rank.astype(np.uint64))
+                shard, own = preference.split(place)
+                yield (starts[shard] + own).astype(np.uint32).tobytes()
+
+    job.store.gather(rows(), docs.scratch, "live")
+    return (docs.home / "ranks").stat().st_size // 8
 
 
-def preference(known: pa.Table, keep: Sequence[Preference], fixed: int) -> NDArray[np.int64]:
-    """Row numbers, the first `fixed` and then the most wanted first; ties by content, then uid."""
-    size = np.asarray(known["bytes"]).astype(np.int64)
-    keys = {
-        "licence": np.asarray(known["licence"]),
-        "stars": -np.asarray(known["stars"]).astype(np.int64),
-        "longest": -size,
-        "shortest": size,
-    }
-    hashes = [np.asarray(known[f"{n}_{h}"]) for n in ("uid", "content") for h in reversed(_HALVES)]
-    wanted = [keys[name] for name in reversed(keep)]
-    return np.lexsort([*hashes, *wanted, np.arange(len(known)) >= fixed])
+def candidates(count: int, docs: Corpus, cfg: Config, job: Job) -> list[Path]:
+    """Runs of (pair, agreeing bytes) of the numbered documents, from some bands each."""
+    from datasketch import MinHashLSH
+
+    threshold = min(cfg.threshold, 0.99)  # at 1 it finds no bands that would do
+    lsh = MinHashLSH(threshold, cfg.permutations, weights=(1 - RECALL, RECALL))
+    ranks = spill.records(docs.home / "ranks", 1)[:, 0]
+    fixed = int(np.searchsorted(ranks, docs.counts[: docs.against].sum()))
+    parts = -(-count // _PART)
+    items = [
+        {"bands": range(b, min(b + _GROUP, lsh.b)), "part": p, "name": f"pairs-{b}-{p}"}
+        for b in range(0, lsh.b, _GROUP)
+        for p in range(parts)
+    ]
+    work = partial(_paired, job.store, docs.scratch, cfg, lsh.r, fixed, parts)
+    names = [found["name"] for found in job.each(work, items, 0 if count <= FEW else count)]
+    return [job.store.local(docs.scratch, name) for name in names]
 
 
-def copies(known: pa.Table, order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each document the most wanted one of the same content; itself where it is that one."""
-    high, low = (np.asarray(known[f"content_{half}"])[order] for half in _HALVES)
-    by = np.lexsort([np.arange(len(order)), low, high])
-    new = np.ones(len(order), bool)
-    new[1:] = (high[by][1:] != high[by][:-1]) | (low[by][1:] != low[by][:-1])
-    out = np.empty(len(order), np.int64)
-    out[order[by]] = order[by][new][np.cumsum(new) - 1]
-    return out
+def _paired(
+    store: Store,
+    scratch: str,
+    cfg: Config,
+    rows: int,
+    fixed: int,
+    parts: int,
+    item: dict[str, Any],
+) -> dict[str, Any]:
+    """The pairs of some bands. Each task reads all sketches by mapping one file into memory."""
+    from pipeline.kernels import neighbours as near
+
+    least, sure = (near.agreeing(s, cfg.permutations) for s in zone(cfg))
+    pair, agree = near.pairs(
+        spill.records(store.local(scratch, "sketches"), cfg.permutations, np.uint8),
+        spill.records(store.local(scratch, "live"), 1, np.uint32)[:, 0],
+        item["bands"],
+        rows,
+        least=least,
+        sure=sure,
+        cap=cfg.bucket,
+        fixed=fixed,
+        part=(item["part"], parts),
+    )
+    found = np.column_stack([pair, agree.astype(np.uint64)])
+    store.gather([found.tobytes()], scratch, item["name"])
+    return {"name": item["name"]}
 
 
 def zone(cfg: Config) -> tuple[float, float]:
@@ -268,133 +295,100 @@ def zone(cfg: Config) -> tuple[float, float]:
     return cfg.threshold - width, cfg.threshold + width
 
 
-def candidates(
-    live: NDArray[np.uint32], fixed: int, cfg: Config, job: Job, scratch: str
-) -> tuple[NDArray[np.uint64], NDArray[np.uint16]]:
-    """(pairs, agreeing bytes) of the documents `live`, from all bands, a few of them a task."""
-    from datasketch import MinHashLSH
-
-    threshold = min(cfg.threshold, 0.99)  # at 1 it finds no bands that would do
-    lsh = MinHashLSH(threshold, cfg.permutations, weights=(1 - RECALL, RECALL))
-    job.store.gather([live.tobytes()], scratch, "live")
-    work = partial(_paired, job.store, scratch, cfg, lsh.r, fixed)
-    items = [{"from": b, "to": min(b + _GROUP, lsh.b)} for b in range(0, lsh.b, _GROUP)]
-    found = list(job.each(work, items, 0 if len(live) <= FEW else len(live)))
-    pair, first = np.unique(np.concatenate([f["pairs"] for f in found]), return_index=True)
-    return pair, np.concatenate([f["agree"] for f in found])[first]
-
-
-def _paired(
-    store: Store, scratch: str, cfg: Config, rows: int, fixed: int, item: dict[str, Any]
-) -> dict[str, Any]:
-    """The pairs of some bands. Each task reads all sketches by mapping one file into memory."""
+def likeness(agree: U64, cfg: Config) -> tuple[U8, NDArray[np.float32]]:
+    """(YES or MAYBE, estimated similarity) of pairs with so many agreeing bytes."""
     from pipeline.kernels import neighbours as near
 
-    live = np.fromfile(store.local(scratch, "live"), np.uint32)
-    least, sure = (near.agreeing(s, cfg.permutations) for s in zone(cfg))
-    pair, agree = near.pairs(
-        _mapped(store.local(scratch, "sketches"), np.uint8).reshape(-1, cfg.permutations),
-        live,
-        range(item["from"], item["to"]),
-        rows,
-        least=least,
-        sure=sure,
-        cap=cfg.bucket,
-        fixed=fixed,
-    )
-    return {"pairs": pair, "agree": agree}
+    similar = near.estimate(agree, cfg.permutations).astype(np.float32)
+    return np.where(similar >= zone(cfg)[1], near.YES, near.MAYBE).astype(np.uint8), similar
 
 
-def _mapped(path: Path, dtype: Any) -> NDArray[Any]:
-    """A file's numbers, mapped read-only; an empty file cannot be."""
-    return np.asarray(np.memmap(path, dtype, "r")) if path.stat().st_size else np.empty(0, dtype)
+def settled(runs: Sequence[Path], count: int, home: Path, cfg: Config) -> U8:
+    """What the surely alike pairs settle of each document; all pairs, each once, go to `pairs`."""
+    from pipeline.kernels import neighbours as near
+
+    state = np.zeros(count, np.uint8)
+    with open(home / "pairs", "wb") as pairs:
+        for part in spill.merged(runs, 2, 1):
+            part = part[np.diff(part[:, 0], prepend=~part[0, 0]) != 0]
+            spill.put(pairs, part)
+            near.settle(part[:, 0], likeness(part[:, 1], cfg)[0], state)
+    return state
 
 
-def measured(
-    left: NDArray[np.uint32], right: NDArray[np.uint32], cfg: Config, job: Job, docs: Documents
-) -> NDArray[np.float32]:
-    """The exact similarity of document pairs: the texts of those in them are read once more."""
-    needed = np.unique(np.concatenate([left, right])).astype(np.int64)
-    sizes = [np.zeros(1, np.int64)]
-    job.store.gather(_gram_sets(needed, sizes, cfg, job, docs), docs.scratch, "grams")
-    job.store.gather([np.cumsum(np.concatenate(sizes)).tobytes()], docs.scratch, "bounds")
-    places = np.stack([np.searchsorted(needed, side) for side in (left, right)])
-    items = [{"pairs": places[:, at : at + _PAIRS]} for at in range(0, len(left), _PAIRS)]
-    found = job.each(partial(_measure, job.store, docs.scratch), items, len(left))
-    return np.concatenate([np.empty(0, np.float32), *(f["similarity"] for f in found)])
+def _unsure(pair: U64, alike: U8, state: U8) -> NDArray[np.bool_]:
+    """Which pairs decide about a document, and have to be measured for that."""
+    from pipeline.kernels import neighbours as near
+
+    first, second = near.split(pair)
+    open_ = (state[second] == near.OPEN) & (state[first] != near.GONE)
+    return np.asarray((alike == near.MAYBE) & open_)
+
+
+def measured(state: U8, docs: Corpus, cfg: Config, job: Job) -> None:
+    """Measure the unsure pairs exactly, from texts read once more, into `similarity`, in order."""
+    place = spill.records(docs.home / "places", 1)[:, 0]
+    needed = np.zeros(len(state), bool)
+    for pairs in _unsure_pairs(state, docs.home, cfg):
+        needed[pairs] = True
+    wanted = np.sort(place[needed])
+    gram_sets(wanted, docs, cfg, job)
+    found = (np.searchsorted(wanted, place[p]) for p in _unsure_pairs(state, docs.home, cfg))
+    job.store.gather((f.astype(np.int64).tobytes() for f in found), docs.scratch, "unsure")
+    count = job.store.local(docs.scratch, "unsure").stat().st_size // 16
+    items = [{"from": at} for at in range(0, count, _PAIRS)]
+    with open(docs.home / "similarity", "wb") as out:
+        for part in job.each(partial(_measure, job.store, docs.scratch), items, count):
+            spill.put(out, part["similarity"])
+
+
+def _unsure_pairs(state: U8, home: Path, cfg: Config) -> Iterator[I64]:
+    """(n, 2) numbers of the documents of unsure pairs, in order."""
+    from pipeline.kernels import neighbours as near
+
+    for part in spill.chunks(home / "pairs", 2):
+        unsure = _unsure(part[:, 0], likeness(part[:, 1], cfg)[0], state)
+        yield np.column_stack(near.split(part[unsure, 0]))
 
 
 def _measure(store: Store, scratch: str, item: dict[str, Any]) -> dict[str, Any]:
     from pipeline.kernels.neighbours import jaccard
 
-    grams = _mapped(store.local(scratch, "grams"), np.uint32)
-    bounds = _mapped(store.local(scratch, "bounds"), np.int64)
-    left, right = np.ascontiguousarray(item["pairs"])
+    grams = spill.records(store.local(scratch, "grams"), 1, np.uint32)[:, 0]
+    bounds = spill.records(store.local(scratch, "bounds"), 1, np.int64)[:, 0]
+    pairs = spill.records(store.local(scratch, "unsure"), 2, np.int64)[item["from"] :][:_PAIRS]
+    left, right = np.ascontiguousarray(pairs.T)
     return {"similarity": jaccard(left, right, grams, bounds)}
 
 
-def _gram_sets(
-    needed: NDArray[np.int64],
-    sizes: list[NDArray[np.int64]],
-    cfg: Config,
-    job: Job,
-    docs: Documents,
-) -> Iterator[bytes]:
-    """The gram sets of the needed documents in order; their sizes are added to `sizes`."""
-    at = np.searchsorted(needed, docs.starts)
-    parts = [
-        needed[s:e] - start for s, e, start in zip(at, [*at[1:], None], docs.starts, strict=True)
-    ]
+def gram_sets(wanted: U64, docs: Corpus, cfg: Config, job: Job) -> None:
+    """The gram sets of the documents at some sorted places, in that order: `grams` and `bounds`."""
+    shard, own = preference.split(wanted)
+    cuts = np.searchsorted(shard, np.arange(len(docs.shards) + 1))
     items = [
-        {"shard": shard, "rows": rows[part]}
-        for shard, rows, part in zip(docs.shards, docs.rows, parts, strict=True)
-        if len(part)
+        {"shard": s, "rows": own[cuts[n] : cuts[n + 1]], "name": f"grams-{n}"}
+        for n, s in enumerate(docs.shards)
+        if cuts[n] < cuts[n + 1]
     ]
-    for found in job.each(partial(_gram_set, job.store, cfg.ngram), items, len(needed)):
-        sizes.append(found["sizes"])
-        yield found["grams"]
+    sizes, work = [np.zeros(1, np.int64)], partial(_gram_set, job.store, docs.scratch, cfg.ngram)
+    sizes += [found["sizes"] for found in job.each(work, items, len(wanted))]
+    made = (job.store.local(docs.scratch, str(item["name"])) for item in items)
+    job.store.gather(_bytes(made), docs.scratch, "grams")
+    job.store.gather([np.cumsum(np.concatenate(sizes)).tobytes()], docs.scratch, "bounds")
 
 
-def _gram_set(store: Store, ngram: int, item: dict[str, Any]) -> dict[str, Any]:
+def _gram_set(store: Store, scratch: str, ngram: int, item: dict[str, Any]) -> dict[str, Any]:
     from pipeline.kernels import shingles
 
-    table = read_shard(store, item["shard"], ["text"])
-    table = table.filter(pc.is_in(table["row"], pa.array(item["rows"])))
-    grams, bounds = shingles.gram_sets(*flat(table["text"]), ngram)
-    return {"grams": grams.tobytes(), "sizes": np.diff(bounds)}
+    text = read_shard(store, item["shard"], ["text"])["text"].take(pa.array(item["rows"]))
+    grams, bounds = shingles.gram_sets(*flat(text), ngram)
+    store.gather([grams.tobytes()], scratch, item["name"])
+    return {"sizes": np.diff(bounds)}
 
 
-def decisions(docs: Documents, known: pa.Table, found: Found) -> Iterator[pa.Table]:
-    """The verdicts of each own shard; a removal's evidence is its kept twin's uid."""
-    for number in range(docs.own, len(docs.shards)):
-        rows = docs.rows[number]
-        at = np.arange(docs.starts[number], docs.starts[number] + len(rows))
-        yield decide(known, found, at).append_column("row", pa.array(rows))
-
-
-def decide(known: pa.Table, found: Found, at: NDArray[np.int64]) -> pa.Table:
-    """The verdicts of the documents `at`: `exact` where the kept twin has the same content."""
-    twin, value = found.twin[at], found.value[at].astype(float)
-    gone = twin != at
-    same = np.logical_and.reduce(
-        [
-            np.asarray(known[f"content_{h}"])[twin] == np.asarray(known[f"content_{h}"])[at]
-            for h in _HALVES
-        ]
-    )
-    rules = np.where(same, "exact", "near").astype(object)
-    rules[~gone] = None
-    evidence = iter(_hex(known, twin[gone]))
-    return verdicts(
-        pa.array(_hex(known, at)),
-        rules.tolist(),
-        [v if g else None for v, g in zip(value.tolist(), gone.tolist(), strict=True)],
-        [next(evidence) if g else None for g in gone.tolist()],
-        measured=pa.array(found.exact[at], mask=~gone),
-    )
-
-
-def _hex(known: pa.Table, rows: NDArray[np.int64]) -> list[str]:
-    """The uids of some documents, as they are written."""
-    high, low = (np.asarray(known[f"uid_{half}"])[rows].tolist() for half in _HALVES)
-    return [f"{h:016x}{x:016x}" for h, x in zip(high, low, strict=True)]
+def decisions(store: Store, docs: Corpus, known: Ranked) -> Iterator[pa.Table]:
+    """The verdicts of each own shard."""
+    for number in range(docs.against, len(docs.shards)):
+        table = read_shard(store, docs.shards[number], ["uid"])
+        found = removals.decide(table["uid"], removals.of_shard(docs.home, number), known)
+        yield found.append_column("row", table["row"])

@@ -8,6 +8,7 @@ is done in this process. Knows nothing of recipes.
 
 import json
 import logging
+import shutil
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -152,6 +153,15 @@ class Job:
         folder = f"{self.stage}/scratch/{self.key}"
         yield folder
         self.store.remove(folder)
+
+    @contextmanager
+    def spill(self) -> Iterator[Path]:
+        """A folder on this machine for what is too much for memory: empty, and removed at the end."""
+        folder = self.folder / "spill"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+        shutil.rmtree(folder)
 
     def _done(self, name: str) -> dict[str, Any] | None:
         """The record of a shard made before, if every file it names is still there."""

@@ -7,12 +7,14 @@ one pass in order of preference decides everything, and there is nothing that mi
 more wanted below.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.arrays import I64, U8
 from pipeline.kernels.compiled import compiled
-from pipeline.kernels.hashing import U64
+from pipeline.kernels.hashing import U64, mixed
 from pipeline.kernels.shingles import U32
 
 NO, MAYBE, YES = 0, 1, 2
@@ -23,7 +25,7 @@ _CHANCE = 1 / 256
 """Share of sketch bytes that agree although the minima differ."""
 
 
-def estimate(agreeing: NDArray[np.uint16], length: int) -> NDArray[np.float64]:
+def estimate(agreeing: NDArray[np.integer[Any]], length: int) -> NDArray[np.float64]:
     """Jaccard similarity from the number of agreeing sketch bytes (unbiased; Li and König 2010)."""
     return (agreeing / length - _CHANCE) / (1 - _CHANCE)
 
@@ -49,20 +51,22 @@ def pairs(
     cap: int,
     fixed: int = 0,
     inside: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> tuple[U64, NDArray[np.uint16]]:
     """(sorted pairs, agreeing bytes): documents that agree in all `rows` bytes of one of the bands.
 
     sketches: (stored, length) bytes; order: document -> its stored row. Only pairs that agree in
     `least` bytes or more. The first `fixed` documents are never paired among themselves, and
     without `inside` the others neither. In a bucket of more than `cap` documents each is compared
-    with the first `cap` that no earlier one of the bucket is surely (`sure` bytes) like.
+    with the first `cap` that no earlier one of the bucket is surely (`sure` bytes) like. part: only
+    the (number, of so many) part of all buckets; 20 bytes a document of it are held.
     """
     found, counts = [np.empty(0, np.uint64)], [np.empty(0, np.uint16)]
     for band in bands:
-        keys = _keys(sketches, order, band * rows, rows)
+        keys, members = _keys(sketches, order, band * rows, rows, *part)
         by_key = np.argsort(keys, kind="stable")
         some, agree = _bucket_pairs(
-            sketches, order, keys[by_key], by_key, least, sure, cap, fixed, inside
+            sketches, order, keys[by_key], members[by_key], least, sure, cap, fixed, inside
         )
         found.append(some)
         counts.append(agree)
@@ -75,24 +79,36 @@ def split(pair: U64) -> tuple[I64, I64]:
     return (pair & np.uint64(0xFFFFFFFF)).astype(np.int64), (pair >> np.uint64(32)).astype(np.int64)
 
 
-def settle(pair: U64, alike: U8, documents: int) -> U8:
-    """KEPT, GONE or OPEN for each document; pairs sorted. Without MAYBE pairs nothing is OPEN."""
-    state = np.zeros(documents, np.uint8)
-    _settle(pair, alike, state)
-    return state
+def settle(pair: U64, alike: U8, state: U8) -> None:
+    """Set each document's `state` (KEPT at first) to GONE or OPEN where a pair says so; pairs sorted,
+    in as many calls as they need. Without MAYBE pairs nothing is OPEN."""
+    _settle(np.ascontiguousarray(pair), alike, state)
+
+
+class Kept(NamedTuple):
+    """For each document the kept one it is most like (itself where it stays), how alike they are
+    (NaN for itself), and whether that was measured: 9 bytes a document."""
+
+    keeper: U32
+    value: NDArray[np.float32]
+    exact: NDArray[np.bool_]
+
+
+def everyone(documents: int) -> Kept:
+    """All documents stay."""
+    nothing = np.full(documents, np.nan, np.float32)
+    return Kept(np.arange(documents, dtype=np.uint32), nothing, np.zeros(documents, np.bool_))
 
 
 def keepers(
-    pair: U64, similarity: NDArray[np.float32], threshold: float, documents: int
-) -> tuple[U32, NDArray[np.float32]]:
-    """For each document the kept one it is most like (itself where it stays), and how alike.
-
-    pair: sorted. 8 bytes a document beside the pairs; 20 million pairs take seconds.
-    """
-    keeper = np.arange(documents, dtype=np.uint32)
-    value = np.full(documents, np.nan, np.float32)
-    _keepers(pair, similarity, np.float32(threshold), keeper, value)
-    return keeper, value
+    pair: U64,
+    similarity: NDArray[np.float32],
+    measured: NDArray[np.bool_],
+    threshold: float,
+    kept: Kept,
+) -> None:
+    """Decide about each pair's less wanted document; pairs sorted, in as many calls as they need."""
+    _keepers(np.ascontiguousarray(pair), similarity, measured, np.float32(threshold), *kept)
 
 
 def jaccard(left: I64, right: I64, grams: U32, bounds: I64) -> NDArray[np.float32]:
@@ -103,14 +119,22 @@ def jaccard(left: I64, right: I64, grams: U32, bounds: I64) -> NDArray[np.float3
 
 
 @compiled
-def _keys(sketches, order, first, rows):  # type: ignore[no-untyped-def]
-    out = np.empty(len(order), np.uint64)
+def _keys(sketches, order, first, rows, part, parts):  # type: ignore[no-untyped-def]
+    """The band's bytes of each document whose key falls into the part, and its number."""
+    most = len(order) if parts == 1 else len(order) // parts * 2 + 1024
+    keys, members, at = np.empty(most, np.uint64), np.empty(most, np.uint32), 0
     for d in range(len(order)):
         key = np.uint64(0)
         for k in range(first, first + rows):
             key = (key << np.uint64(8)) | np.uint64(sketches[order[d], k])
-        out[d] = key
-    return out
+        if parts > 1 and mixed(key) % np.uint64(parts) != np.uint64(part):
+            continue
+        if at == len(keys):
+            keys = np.concatenate((keys, np.empty_like(keys)))
+            members = np.concatenate((members, np.empty_like(members)))
+        keys[at], members[at] = key, d
+        at += 1
+    return keys[:at], members[:at]
 
 
 @compiled
@@ -168,7 +192,7 @@ def _settle(pair, alike, state):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _keepers(pair, similarity, threshold, keeper, value):  # type: ignore[no-untyped-def]
+def _keepers(pair, similarity, measured, threshold, keeper, value, exact):  # type: ignore[no-untyped-def]
     low = np.uint64(0xFFFFFFFF)
     for p in range(len(pair)):
         first, second = np.int64(pair[p] & low), np.int64(pair[p] >> np.uint64(32))
@@ -177,6 +201,7 @@ def _keepers(pair, similarity, threshold, keeper, value):  # type: ignore[no-unt
         if keeper[second] == second or similarity[p] > value[second]:
             keeper[second] = first
             value[second] = similarity[p]
+            exact[second] = measured[p]
 
 
 @compiled

@@ -114,9 +114,10 @@ def _dedup(folder: str, workers: int) -> tuple[int, int]:
 
 def clusters() -> dict[str, Any]:
     """Who stays of 20 million documents with 20 million pairs, drawn at random."""
-    from pipeline.kernels.neighbours import keepers
+    from pipeline.kernels.neighbours import everyone, keepers
 
-    keepers(np.zeros(1, np.uint64), np.zeros(1, np.float32), 0.7, 1)
+    none = np.zeros(PAIRS, bool)
+    keepers(np.zeros(1, np.uint64), np.zeros(1, np.float32), none[:1], 0.7, everyone(1))
     rng = np.random.default_rng(0)
     pair = rng.integers(0, DOCUMENTS, PAIRS, dtype=np.uint64)
     other = rng.integers(0, DOCUMENTS, PAIRS, dtype=np.uint64)
@@ -127,9 +128,10 @@ def clusters() -> dict[str, Any]:
     before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
     pair.sort()
     similarity = np.full(PAIRS, 0.8, np.float32)
-    keeper, _ = keepers(pair, similarity, 0.7, DOCUMENTS)
+    keeper = everyone(DOCUMENTS)
+    keepers(pair, similarity, none, 0.7, keeper)
     seconds = time.monotonic() - began
-    gone = int(np.sum(keeper != np.arange(DOCUMENTS, dtype=np.uint32)))
+    gone = int(np.sum(keeper.keeper != np.arange(DOCUMENTS, dtype=np.uint32)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"seconds": seconds, "peak_mb": peak / 1e3, "before_mb": before / 1e3, "removed": gone}
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline import dedup
+from pipeline.core import spill
 from pipeline.core.errors import StageError
 from pipeline.core.store import Store
 from tests.bench.truth import truth
@@ -140,6 +141,17 @@ def test_any_cut_into_shards_gives_the_same_verdicts(tmp_path: Path) -> None:
         assert one == other
 
 
+def test_what_is_held_at_a_time_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"text": "\n".join([*body(n % 9, 30), *body(n + 100, 1 + n % 8)])} for n in range(80)]
+    rows += [{"text": row["text"]} for row in rows[::3]]
+    whole = decided(rows, tmp_path / "whole", shards=5)
+    monkeypatch.setattr(spill, "MOST", 7)
+    monkeypatch.setattr(dedup, "_PART", 20)
+    assert decided(rows, tmp_path / "parts", shards=5) == whole
+
+
 @pytest.mark.ray
 def test_through_ray_every_stage_decides_the_same(
     tmp_path: Path, ray_local: None, monkeypatch: pytest.MonkeyPatch
@@ -206,6 +218,7 @@ def test_at_a_threshold_of_one_only_files_of_the_same_words_go(
 def test_nothing_is_left_in_scratch_and_nothing_in_gives_nothing_out(tmp_path: Path) -> None:
     decided([{"text": "a = 1"}], tmp_path / "one")
     assert not list((tmp_path / "one/dedup/scratch").iterdir())
+    assert not list((tmp_path / "one").rglob("spill"))
     job = bare_job(Store(str(tmp_path / "none")), "dedup")
     dedup.run(stored([], Store(str(tmp_path / "none")), 0), dedup.Config(), job)
 
@@ -220,6 +233,8 @@ def test_nothing_is_left_in_scratch_and_nothing_in_gives_nothing_out(tmp_path: P
         {"bucket": 1},
         {"bucket": 10**30},
         {"seed": -1},
+        {"keep": ("longest", "stars", "shortest")},
+        {"keep": ("stars", "stars")},
     ],
 )
 def test_settings_have_bounds(settings: dict[str, Any]) -> None:

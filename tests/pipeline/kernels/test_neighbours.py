@@ -30,7 +30,10 @@ def test_a_document_goes_only_by_a_kept_one_and_only_then(
     edges: list[tuple[int, int, float]],
 ) -> None:
     pair, similarity = packed(edges)
-    keeper, value = near.keepers(pair, similarity, 0.7, 12)
+    half, measured = len(pair) // 2, np.arange(len(pair)) % 2 == 0
+    kept = near.everyone(12)
+    for part in (slice(half), slice(half, None)):
+        near.keepers(pair[part], similarity[part], measured[part], 0.7, kept)
     gone = {}
     for second in range(12):
         twins = [
@@ -42,8 +45,8 @@ def test_a_document_goes_only_by_a_kept_one_and_only_then(
         ]
         if twins:
             gone[second] = -max(twins)[1]
-            assert value[second] == np.float32(max(twins)[0])
-    assert keeper.tolist() == [gone.get(d, d) for d in range(12)]
+            assert kept.value[second] == np.float32(max(twins)[0])
+    assert kept.keeper.tolist() == [gone.get(d, d) for d in range(12)]
 
 
 @given(EDGES, st.lists(st.booleans(), min_size=66, max_size=66))
@@ -52,11 +55,12 @@ def test_what_is_settled_stays_settled_whatever_the_measuring_says(
 ) -> None:
     pair, _ = packed(edges)
     kinds = np.array([near.YES if i % 2 else near.MAYBE for i in range(len(pair))], np.uint8)
-    state = near.settle(pair, kinds, 12)
+    state, final = np.zeros(12, np.uint8), np.zeros(12, np.uint8)
+    near.settle(pair, kinds, state)
     measured = np.where(
         kinds == near.YES, near.YES, np.where(answers[: len(pair)], near.YES, near.NO)
     ).astype(np.uint8)
-    final = near.settle(pair, measured, 12)
+    near.settle(pair, measured, final)
     assert not (final == near.OPEN).any()
     known = state != near.OPEN
     assert (final[known] == state[known]).all()
@@ -72,6 +76,22 @@ def test_pairs_are_all_that_share_a_band(
     pair, agree = near.pairs(
         made, order, range(4), 4, least=6, sure=16, cap=1000, fixed=fixed, inside=inside
     )
+    parts = [
+        near.pairs(
+            made,
+            order,
+            range(4),
+            4,
+            least=6,
+            sure=16,
+            cap=1000,
+            fixed=fixed,
+            inside=inside,
+            part=(n, 3),
+        )[0]
+        for n in range(3)
+    ]
+    assert np.array_equal(np.unique(np.concatenate(parts)), pair)
     obvious = {}
     for second in range(documents):
         for first in range(second):
