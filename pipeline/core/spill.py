@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.arrays import I64, U64
 
-MOST = 1_000_000
-"""About how many records are held at a time (ours: 200 MB while the widest are sorted)."""
+MOST = 1 << 18
+"""About how many records are held at a time (ours: 15 MB of the widest, some copies while sorted)."""
+RANGES = 256
+"""Of more than so many times MOST, larger parts are held: every range opens every run (ours)."""
 _STEP = 256
 """Every so manieth record is looked at to find splitters."""
 
@@ -37,7 +39,8 @@ def merged(runs: Sequence[Path], width: int, group: int, most: int | None = None
     """The records of all runs in order, about `most` at a time, at least one; those that agree in
     the first `group` columns are never parted."""
     runs = [run for run in runs if run.stat().st_size]
-    marks = _marks(runs, width, group, most or MOST)
+    total = sum(run.stat().st_size for run in runs) // (8 * width)
+    marks = _marks(runs, width, group, most or max(MOST, total // RANGES))
     cuts = np.stack([_cuts(records(run, width), marks) for run in runs]) if runs else _NONE
     for first, last in zip(cuts.T[:-1], cuts.T[1:], strict=True):
         parts = [_slice(r, width, *at) for r, *at in zip(runs, first, last, strict=True)]
