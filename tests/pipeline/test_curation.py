@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import holdout
+from pipeline.core.files import Shard
 from pipeline.core.licences import from_metadata, from_text, permissive
 from tests.corpus import repositories
 from tests.running import curation, recipe_file, run
@@ -59,11 +60,19 @@ def test_holdout_takes_whole_repositories_and_their_near_copies_leave() -> None:
     copy = [*one[:50], *body(8, 10)]
     texts = ["\n".join(x) for x in (one, other, copy, body(9))]
     table = documents(texts, repo=["a", "a", "b", "c"])
-    made = holdout.sketch(table.select(["row", "uid", "text", "repo", "bytes"]), 0)
-    held = np.array([True, True, False, False])
-    assert holdout.near_copies(made, held, 0.5).tolist() == [False, False, True, False]
-    out = holdout.chosen(made, holdout.Config(share=0.3))
+    made, words = holdout.sketch(table, 0)
+    assert words.all()
+    near = holdout.near_copies(made[:2], made[1:], np.array([False, True, True]), 0.5)
+    assert near.tolist() == [False, True, False]
+    out = holdout.chosen(table.select(["repo", "bytes"]), holdout.Config(share=0.3))
     assert 1 <= len(out) < 3
+
+
+def test_shards_are_held_against_what_is_out_in_portions_no_smaller_than_it() -> None:
+    shards = [Shard(str(n), rows, ()) for n, rows in enumerate([3, 1, 9, 2])]
+    found = [[s.name for s in part] for part in holdout.portions(shards, 4)]
+    assert found == [["0", "1"], ["2"], ["3"]]
+    assert [len(part) for part in holdout.portions(shards, 0)] == [1, 1, 1, 1]
 
 
 def judged(store: Path, manifests: dict) -> dict[tuple[str, int, str], dict]:
