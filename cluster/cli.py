@@ -94,7 +94,7 @@ def run(
     out.print(
         f"\n[bold]{escape(resolved.name)}[/] in {time.monotonic() - began:.0f} s. Report: {escape(page)}"
     )
-    if where.load("runs", resolved.name, "release.json"):
+    if not until and where.load("runs", resolved.name, "release.json"):
         out.print(f"Next: icefloe serve {escape(f'{resolved.name} --store {store}')}")
 
 

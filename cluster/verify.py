@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.schema import digest, is_log
 from pipeline.core.store import Store
 
 Problems = list[str]
@@ -48,9 +49,9 @@ def _manifest(root: Path, pointer: dict[str, str]) -> dict[str, Any]:
 
 
 def _step(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Problems:
-    found = [*_identity(manifest), *_hashes(root, manifest, checked)]
+    found = [*_identity(manifest), *_unlisted(root, manifest), *_hashes(root, manifest, checked)]
     if found or not manifest["rows"]:
-        return found
+        return found or _content(manifest)
     checked["steps"] += 1
     counted, lines = _recount(root, manifest)
     checked["rows"] += counted["in"]
@@ -59,13 +60,33 @@ def _step(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Prob
         lines.append(f"the manifest's own numbers do not add up: {told}")
     if not lines and counted != told:
         lines.append(f"the manifest says {told}, its files say {counted}")
-    return lines
+    return lines + _content(manifest)
 
 
 def _identity(manifest: dict[str, Any]) -> Problems:
     text = json.dumps(manifest["identity"], sort_keys=True, separators=(",", ":"))
     same = hashlib.sha256(text.encode()).hexdigest()[:12] == manifest["key"]
     return [] if same else ["the manifest's settings and inputs are not those of its key"]
+
+
+def _unlisted(root: Path, manifest: dict[str, Any]) -> Problems:
+    """What lies in the artifact's own folder and is none of its files."""
+    folder = root / manifest["stage"] / manifest["key"]
+    there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    return [
+        f"{folder.relative_to(root)}/{name}: is not in the manifest"
+        for name in sorted(there - set(manifest["files"]) - {"manifest.json"})
+    ]
+
+
+def _content(manifest: dict[str, Any]) -> Problems:
+    """The digest over all content, formed again from the manifest's own hashes."""
+    shards = [r for layer in manifest["layers"] for r in layer["shards"]] + (manifest["base"] or [])
+    keys = ("sha256", "sidecar_sha256", "ledger_sha256")
+    hashes = sorted("".join(r.get(key, "") for key in keys) for r in shards)
+    files = [f"{name} {f['sha256']}" for name, f in manifest["files"].items() if not is_log(name)]
+    same = digest(*hashes, *files) == manifest["digest"]
+    return [] if same else ["the manifest's digest is not that of its files"]
 
 
 def _hashes(root: Path, manifest: dict[str, Any], checked: dict[str, int]) -> Problems:

@@ -29,6 +29,7 @@ from pipeline.core.runner import Artifact
 from pipeline.core.sandbox import Program
 from pipeline.core.schema import END, SPECIALS, digest
 from pipeline.core.store import sha256_file
+from pipeline.core.suites import find
 from pipeline.kernels.exercises import exercises
 from pipeline.kernels.mutate import mutants
 from pipeline.kernels.syntax import documented
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 VERSION = 1
-SUITES = Path(__file__).parent / "suites"
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Strings that end a completion (HumanEval: Chen et al. 2021 §2.2)."""
 CHARACTERS = 8
@@ -76,7 +76,7 @@ class Config:
 
 
 def fingerprint(cfg: Config) -> str:
-    return digest(sha256_file(_suite(cfg)))
+    return digest(sha256_file(find(cfg.suite, "suite")))
 
 
 def run(
@@ -84,7 +84,7 @@ def run(
 ) -> None:
     from pipeline.model.engine import Engine
 
-    texts, tasks = slices(heldout, cfg, job), read_tasks(_suite(cfg))
+    texts, tasks = slices(heldout, cfg, job), read_tasks(find(cfg.suite, job.step))
     for name, model in models.items():
         engine = Engine(model.folder / "model", threads=cfg.threads)
         measured = measure(engine, texts, tasks, cfg)
@@ -139,11 +139,6 @@ def _told(measured: dict[str, Any]) -> str:
     bits = ", ".join(f"{name} {value:.3f}" for name, value in measured["bits_per_byte"].items())
     passed = measured["pass_at_1"]
     return f"bits per byte {bits}; pass@1 {passed['passed']}/{passed['tasks']}"
-
-
-def _suite(cfg: Config) -> Path:
-    path = Path(cfg.suite)
-    return path if path.is_file() else SUITES / f"{cfg.suite}.jsonl"
 
 
 def read_tasks(path: Path) -> list[Task]:

@@ -62,9 +62,13 @@ def adapter(cls: type[T]) -> TypeAdapter[T]:
 def parse(cls: type[T], settings: dict[str, Any], where: str) -> T:
     """`settings` as a `cls`; every problem in one RecipeError, each line led by `where`."""
     try:
-        return adapter(cls).validate_python(settings)
+        made = adapter(cls).validate_python(settings)
     except ValidationError as e:
         raise RecipeError("\n".join(f"{where}: {_explain(cls, p)}" for p in e.errors())) from None
+    for key, value in settings.items():
+        if isinstance(value, bool) and not isinstance(getattr(made, key), bool):
+            raise RecipeError(f"{where}: {key} is {str(value).lower()}: a number is wanted")
+    return made
 
 
 def _explain(cls: type, problem: Any) -> str:

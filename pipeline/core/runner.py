@@ -22,7 +22,7 @@ from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job, base_shard, stack, total
 from pipeline.core.recipe import Recipe, Step, annotation, edges
-from pipeline.core.schema import digest
+from pipeline.core.schema import digest, is_log
 from pipeline.core.store import Store, sha256_file
 
 log = logging.getLogger(__name__)
@@ -243,7 +243,7 @@ def _manifest(
     hashes = sorted(
         r["sha256"] + r.get("sidecar_sha256", "") + r.get("ledger_sha256", "") for r in records
     )
-    hashes += [f"{name} {f['sha256']}" for name, f in built.items() if not _is_log(name)]
+    hashes += [f"{name} {f['sha256']}" for name, f in built.items() if not is_log(name)]
     size = sum(r["bytes"] for r in records) + sum(f["bytes"] for f in built.values())
     return {
         "step": item.step.name,
@@ -265,11 +265,6 @@ def _manifest(
         "versions": {name: version_of(name) for name in LIBRARIES},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _is_log(name: str) -> bool:
-    """Files with times in them: hashed in the manifest, but no part of the content's digest."""
-    return name.endswith((".jsonl", ".html")) or name.startswith("checkpoints/")
 
 
 def _parent(step: Step, job: Job, artifacts: dict[str, Artifact]) -> dict[str, str] | None:

@@ -84,3 +84,8 @@ def digest(*parts: str | bytes) -> str:
 def uid(source: str, repo: str, path: str, content: str) -> str:
     """The document's identity: 128 bits over (source, repository, path, content hash)."""
     return digest(source, repo, path, content)
+
+
+def is_log(name: str) -> bool:
+    """Files with times in them: hashed in the manifest, but no part of the content's digest."""
+    return name.endswith((".jsonl", ".html")) or name.startswith("checkpoints/")

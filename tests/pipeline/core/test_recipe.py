@@ -33,6 +33,7 @@ def test_a_step_has_its_box_settings_and_inputs(tmp_path: Path) -> None:
             "step unique: no setting 'treshold'; did you mean 'threshold'?",
         ),
         ("unique", {"threshold": "many"}, "step unique: threshold is 'many': "),
+        ("unique", {"threshold": True}, "step unique: threshold is true: a number is wanted"),
         ("unique", {"files": "claen"}, "files is 'claen', not a step above; did you mean 'clean'?"),
         ("unique", {"use": "dedupe"}, "no box 'dedupe'; did you mean 'dedup'?"),
         ("unique", {"on": {"worker": 2}}, "on: no setting 'worker'; did you mean 'workers'?"),

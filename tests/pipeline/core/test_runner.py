@@ -90,6 +90,22 @@ def test_verify_sees_settings_that_are_not_the_keys(source: Path, tmp_path: Path
     assert found == ["raw: the manifest's settings and inputs are not those of its key"]
 
 
+def test_verify_sees_a_file_of_nobody_and_a_digest_of_other_files(
+    source: Path, tmp_path: Path
+) -> None:
+    name = recipe_file(tmp_path / "small.yaml", curation(source))
+    manifests = run(name, tmp_path / "store", until="raw")
+    folder = tmp_path / "store/ingest" / manifests["raw"]["key"]
+    (folder / "left.txt").write_text("?")
+    found, _ = problems(Store(str(tmp_path / "store")), "small")
+    assert found == [f"raw: ingest/{folder.name}/left.txt: is not in the manifest"]
+    (folder / "left.txt").unlink()
+    told = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(told | {"digest": "0" * 32}))
+    found, _ = problems(Store(str(tmp_path / "store")), "small")
+    assert found == ["raw: the manifest's digest is not that of its files"]
+
+
 def test_a_second_run_makes_nothing(made: tuple[str, Path]) -> None:
     assert not any(m["made_now"] for m in run(*made).values())
 
