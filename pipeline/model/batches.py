@@ -1,7 +1,7 @@
 """Training batches gathered from token files by a pack index: a pure function of the step.
 
 No iterator, no state: batch t is sequences [t*B, (t+1)*B) of the index for any number of processes,
-so resuming at a step is asking for it. Infilled pieces are rearranged here, drawn from
+so resuming at a step is asking for it. Infilled and corrupted pieces are rearranged here, drawn from
 (seed, sequence, uid, start). Imports no torch.
 """
 
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from pipeline.core.errors import StageError
 from pipeline.core.schema import FILE_SEP, FIM_PAD
+from pipeline.kernels.corruption import corrupt
 from pipeline.kernels.infilling import rearrange
-from pipeline.kernels.packing import SENTINELS
+from pipeline.kernels.packing import places
 
 Ids = NDArray[np.int64]
 Raw = NDArray[np.integer[Any]]
@@ -33,7 +34,7 @@ class Batch(NamedTuple):
 
     ids: int64, padding is <|fim_pad|>. labels: the ids, IGNORED at padding. documents: int32, the
     number of the document at each place within its sequence, from 0, padding -1; None unless asked
-    for. An end token is its document's, and so is all that infilling moves or puts in.
+    for. An end token is its document's, and so is all that an objective moves or puts in.
     """
 
     ids: Ids
@@ -127,13 +128,18 @@ class Batches:
         return np.repeat(np.cumsum([0, *begins], dtype=np.int32), self._places[rows])
 
     def _piece(self, sequence: int, row: int) -> list[Raw]:
-        start, length, end = (int(self._column[n][row]) for n in ("start", "length", "end"))
+        names = ("start", "length", "end", "masked", "spans")
+        start, length, end, masked, spans = (int(self._column[n][row]) for n in names)
         ids = self._open(int(self._column["shard"][row]))[start : start + length]
+        if spans:
+            return [corrupt(ids, masked, spans, end, self._rng(sequence, row))]
         if self._column["infill"][row]:
-            uid = int.from_bytes(str(self.index["uid"][row].as_py()).encode())
-            rng = np.random.default_rng([self.seed, sequence, uid, start])
-            ids = rearrange(ids, rng, self.spm_rate)
+            ids = rearrange(ids, self._rng(sequence, row), self.spm_rate)
         return [ids] if end < 0 else [ids, np.array([end], ids.dtype)]
+
+    def _rng(self, sequence: int, row: int) -> np.random.Generator:
+        uid = int.from_bytes(str(self.index["uid"][row].as_py()).encode())
+        return np.random.default_rng([self.seed, sequence, uid, int(self._column["start"][row])])
 
     def _map(self, shard: int) -> Raw:
         path = self.files[shard]
@@ -159,7 +165,8 @@ class Batches:
 
 def _places(column: dict[str, NDArray[np.int64]]) -> Ids:
     """Places that each piece takes in its sequence."""
-    return column["length"].astype(np.int64) + SENTINELS * column["infill"] + (column["end"] >= 0)
+    ended = column["end"] >= 0
+    return places(column["length"], column["infill"].astype(bool), column["spans"], ended)
 
 
 def _first(sequence: Ids) -> Ids:

@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.core.errors import StageError
 from pipeline.core.schema import END, FILE_SEP, FIM_PAD, FIM_PREFIX
+from pipeline.kernels.corruption import mend
 from pipeline.kernels.infilling import restore
 from pipeline.model.batches import IGNORED, Batches
 from tests.packed import LENGTH, batches, packed
@@ -15,6 +16,7 @@ from tests.packed import LENGTH, batches, packed
 
 def one(index: dict[str, list[object]], tmp_path: Path, length: int = 8, **more: bool) -> Batches:
     (tmp_path / "a.u32").write_bytes(np.arange(100, 120, dtype="<u4").tobytes())
+    index = {"masked": [0] * len(index["uid"]), "spans": [0] * len(index["uid"])} | index
     return Batches(pa.table(index), [tmp_path / "a.u32"], length, 1, seed=0, spm_rate=0.5, **more)
 
 
@@ -60,28 +62,35 @@ def test_document_numbers_cover_all_but_the_padding(tmp_path: Path) -> None:
         assert (np.diff(documents, axis=1)[ended] == 1).all()
 
 
-def test_every_piece_is_there_once_infilled_or_not(tmp_path: Path) -> None:
-    index, files = packed(tmp_path)
+@pytest.mark.parametrize("corrupted", [0.0, 0.5])
+def test_every_piece_is_there_once_rearranged_or_not(tmp_path: Path, corrupted: float) -> None:
+    index, files = packed(tmp_path, corrupt=corrupted)
     fed = Batches(index, files, LENGTH, 4, seed=1, spm_rate=0.5)
     tokens = [np.fromfile(f, "<u2") for f in files]
-    infilled = 0
+    infilled = masked = 0
     for step in range(fed.steps):
         ids, labels, _ = fed.batch(step)
         at = [0, 0, 0, 0]
         for piece in fed.pieces(step).to_pylist():
-            row, places = piece["sequence"] - 4 * step, piece["length"] + 3 * piece["infill"]
+            row, ended = piece["sequence"] - 4 * step, piece["end"] >= 0
+            places = piece["length"] + 3 * piece["infill"] + 3 * piece["spans"]
+            places += (piece["spans"] > 0) * (1 + ended)  # its end stands before <sep>
             found = ids[row, at[row] : at[row] + places]
+            if piece["spans"]:
+                found, masked = mend(found)[: piece["length"]], masked + piece["masked"]
+                places -= ended
             if piece["infill"]:
                 assert found[0] == FIM_PREFIX
                 found, infilled = restore(found), infilled + 1
             source = tokens[piece["shard"]][piece["start"] : piece["start"] + piece["length"]]
             assert found.tolist() == source.tolist()
-            at[row] += places + (piece["end"] >= 0)
+            at[row] += places + ended
         assert at == (ids != FIM_PAD).sum(1).tolist()
         assert ((labels == IGNORED) == (ids == FIM_PAD)).all()
         assert fed.tokens(step) == (labels != IGNORED).sum()
         assert fed.targets(step) == (labels[:, 1:] != IGNORED).sum()
-    assert infilled > 10
+    assert infilled > 10 - 5 * (corrupted > 0)
+    assert (masked > 50) == (corrupted > 0)
 
 
 def test_any_step_any_order_any_process(tmp_path: Path) -> None:
@@ -124,7 +133,9 @@ def test_a_broken_index_or_file_is_refused(tmp_path: Path) -> None:
         one(good | {"start": [15]}, tmp_path)
     assert (
         one(
-            {k: v[:0] for k, v in good.items()} | {"sequence": pa.array([], pa.int64())}, tmp_path
+            {k: v[:0] for k, v in good.items()}
+            | {k: pa.array([], pa.int64()) for k in ("sequence", "masked", "spans")},
+            tmp_path,
         ).steps
         == 0
     )
