@@ -196,7 +196,7 @@ def tell(told: dict[str, Any], out: Console) -> None:
 def _line(piece: dict[str, Any]) -> list[str]:
     done = piece["done"]
     if piece["spans"]:
-        done += f": {piece['masked']:,} tokens in {piece['spans']} spans"
+        done += f": {piece['masked']:,} tokens in {piece['spans']} span{'s' * (piece['spans'] > 1)}"
     span = f"{piece['offset']:,}:{piece['length']:,}"
     name = escape(f"{piece['repo']}/{piece['path']}")
     return [name, span, f"{piece['of']:,}", str(piece["epoch"] + 1), escape(piece["source"]), done]
