@@ -157,18 +157,43 @@ def show(
     name: Annotated[
         str | None, typer.Argument(help="A run, or a step of the latest run (or RUN/STEP).")
     ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="The documents of this batch of a train or pack step, from 0."),
+    ] = None,
+    sequence: Annotated[
+        int | None, typer.Option(help="Only this sequence of the batch, from 0, with its text.")
+    ] = None,
     store: StoreUri = "store",
     as_json: AsJson = False,
 ) -> None:
-    """List runs; the steps of a run; or one step's manifest with its accounting.
+    """List runs; the steps of a run; one step's manifest with its accounting; or a training batch.
 
-    Examples: icefloe show; icefloe show snowcoder; icefloe show snowcoder/unique
+    Examples: icefloe show; icefloe show snowcoder; icefloe show snowcoder/unique;
+    icefloe show phase1 --batch 7 --sequence 0
     """
+    if batch is not None or sequence is not None:
+        _show_batch(Store(store), name, batch, sequence, as_json)
+        return
     data = runs.look(Store(store), name)
     if as_json:
         out.print_json(data=data)
     else:
         runs.print_look(data, out)
+
+
+def _show_batch(
+    store: Store, name: str | None, batch: int | None, sequence: int | None, as_json: bool
+) -> None:
+    from cluster import batches
+
+    if name is None or batch is None:
+        raise RecipeError("a batch is of a step: icefloe show phase1 --batch 7 [--sequence 0]")
+    found = batches.batch(store, name, batch, sequence)
+    if as_json:
+        out.print_json(data=found)
+    else:
+        batches.tell(found, out)
 
 
 @cli.command()

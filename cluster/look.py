@@ -101,15 +101,15 @@ def _of_shard(
     texts = read_shard(store, below if gone else shard, ["text"])
     for row in sorted(wanted, key=lambda r: digest(str(seed), r["uid"])):
         text = texts.filter(pc.equal(texts["uid"], row["uid"]))["text"][0].as_py()
-        yield _example(row, _harmless(text, row["path"]))
+        yield _example(row, harmless(text, row["path"]))
 
 
-def _harmless(text: str, path: str) -> str:
+def harmless(text: str, path: str, longest: int = LONGEST) -> str:
     """The beginning of a text, its secrets replaced: a step before `redact` has them still."""
     from pipeline.kernels import secrets
 
     found = secrets.edits(pa.array([text]), secrets.Kinds(), pa.array([path]))
-    return apply_edits(text, found[0].as_py())[:LONGEST]
+    return apply_edits(text, found[0].as_py())[:longest]
 
 
 def _example(row: dict[str, Any], text: str | None) -> Example:
@@ -135,7 +135,7 @@ def _with_diff(artifact: Artifact, example: Example) -> Example:
     if twin is None:
         return example
     lines = difflib.unified_diff(
-        _harmless(twin["text"], twin["path"]).splitlines(),
+        harmless(twin["text"], twin["path"]).splitlines(),
         example.text.splitlines(),
         f"kept {twin['repo']}/{twin['path']}",
         f"dropped {example.repo}/{example.path}",

@@ -77,7 +77,7 @@ def model_card(
             "|---|---|---|---|",
             *rows,
             "",
-            f"The data of the later phases was chosen by an annotator with ROC-AUC "
+            f"Beside it lies an annotator of code with ROC-AUC "
             f"{annotator.facts['auc']:.3f} on {_MEASURED[annotator.facts['gate']]}.",
             "",
             *_results(results),

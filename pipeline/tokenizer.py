@@ -1,6 +1,7 @@
 """A byte-level BPE vocabulary learnt from the training side (or a named one taken over).
 
-Special tokens for document ends, infilling and repository context come first, ids 0..6. The sample
+Special tokens for document ends, infilling and repository context come first, ids 0..6, then, where
+asked for, those of span corruption. The sample
 it learns from is drawn per language in proportion, by document hash, so it depends on no order.
 """
 
@@ -16,14 +17,14 @@ from pipeline.core.config import Bytes, config
 from pipeline.core.errors import StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job
-from pipeline.core.schema import SPECIALS
+from pipeline.core.schema import specials
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 VERSION = 2
-SMALLEST = 256 + len(SPECIALS)
-"""Entries that a byte-level vocabulary has before it learns anything."""
+BYTES = 256
+"""Entries that a byte-level vocabulary has before it learns anything, beside special tokens."""
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -38,13 +39,19 @@ class Config:
     """Vocabulary entries, special tokens included (SnowCoder 2409.02326 table 1: 64,000)."""
     sample: Bytes = 100_000_000
     """Bytes of text to learn from (ours; more changes few merges)."""
+    masks: int = 0
+    """Mask sentinels for span corruption, behind the other special tokens with <sep> and <eom>
+    (CodeGen2 2305.02309 has 899); 0 makes none of them."""
     name: str | None = None
     """Instead: a Hugging Face name or a folder with tokenizer.json, taken as it is."""
 
     def __post_init__(self) -> None:
-        if self.size < SMALLEST:
+        if self.masks < 0:
+            raise ValueError(f"masks is {self.masks}: 0 or more")
+        special = len(specials(self.masks))
+        if self.size < BYTES + special:
             raise ValueError(
-                f"size is {self.size}: {SMALLEST} or more (256 bytes and {len(SPECIALS)} special tokens)"
+                f"size is {self.size}: {BYTES + special} or more ({BYTES} bytes and {special} special tokens)"
             )
         if self.sample < 1:
             raise ValueError(f"sample is {self.sample} bytes: 1 or more")
@@ -54,7 +61,7 @@ def run(files: Files, cfg: Config, job: Job) -> None:
     import tokenizers
 
     if cfg.name is not None:
-        made = taken(cfg.name)
+        made = taken(cfg.name, cfg.masks)
     else:
         sizes = job.collect(files, pick, ["bytes"])
         if not any(map(len, sizes)):
@@ -63,10 +70,10 @@ def run(files: Files, cfg: Config, job: Job) -> None:
             )
         limit = threshold(pa.concat_tables(sizes), cfg.sample)
         drawn = pa.concat_tables(job.collect(files, partial(sample, limit=limit), ["text"]))
-        made = learnt(drawn["text"].to_pylist(), cfg.size)
+        made = learnt(drawn["text"].to_pylist(), cfg.size, cfg.masks)
     made.save(str(job.folder / "tokenizer.json"))
     size = max(made.get_vocab().values()) + 1  # a named one may leave ids out
-    job.facts |= {"size": size, "tokenizers": tokenizers.__version__}
+    job.facts |= {"size": size, "masks": cfg.masks, "tokenizers": tokenizers.__version__}
 
 
 def pick(table: pa.Table) -> pa.Table:
@@ -93,7 +100,7 @@ def sample(table: pa.Table, limit: int) -> pa.Table:
     return table.select(["text"]).filter(pc.less_equal(_places(table), limit))
 
 
-def learnt(texts: list[str], size: int) -> "Tokenizer":
+def learnt(texts: list[str], size: int, masks: int = 0) -> "Tokenizer":
     """A byte-level BPE of `size` entries: texts cut by SPLIT, no normalisation.
 
     It is the same for any order of the texts.
@@ -110,7 +117,7 @@ def learnt(texts: list[str], size: int) -> "Tokenizer":
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIALS),
+        special_tokens=list(specials(masks)),
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
@@ -118,7 +125,7 @@ def learnt(texts: list[str], size: int) -> "Tokenizer":
     return made
 
 
-def taken(name: str) -> "Tokenizer":
+def taken(name: str, masks: int = 0) -> "Tokenizer":
     """A named tokenizer; StageError when it lacks our special tokens."""
     from tokenizers import Tokenizer
 
@@ -128,9 +135,10 @@ def taken(name: str) -> "Tokenizer":
         if folder.is_dir()
         else Tokenizer.from_pretrained(name)
     )
-    if missing := [s for i, s in enumerate(SPECIALS) if made.token_to_id(s) != i]:
+    wanted = specials(masks)
+    if missing := [s for i, s in enumerate(wanted) if made.token_to_id(s) != i]:
         raise StageError(
-            f"tokenizer {name}: {missing[0]} is not where Icefloe needs it (ids 0..6); "
+            f"tokenizer {name}: {missing[0]} is not where Icefloe needs it (ids 0..{len(wanted) - 1}); "
             "learn one (leave `name` out)"
         )
     return made

@@ -17,7 +17,7 @@ from pipeline.core.runner import Artifact
 from pipeline.model.schedules import inherited
 from pipeline.model.settings import FitConfig
 
-VERSION = 2
+VERSION = 3
 
 
 @config
@@ -38,6 +38,11 @@ def run(
     if before and before["model"] != cfg.model:
         raise RecipeError(
             f"step {job.step}: model is {cfg.model}, but it starts from a {before['model']}"
+        )
+    if data.facts["masks"] > tokenizer.facts["masks"]:
+        raise RecipeError(
+            f"step {job.step}: up to {data.facts['masks']} spans of its data's documents are masked, but "
+            f"the tokenizer has masks {tokenizer.facts['masks']}; raise that, or lower pack's spans.masks"
         )
     last = before["lr_last"] if before else None
     cfg = replace(cfg, schedule=inherited(cfg.schedule, last))
@@ -96,7 +101,8 @@ def phase(
             "step": summary["steps"],
             "tokens": summary["tokens"],
             "data": digest,
-            "infill": facts["infilled"] > 0,
+            "infill": facts["infilled"] + facts["corrupted"] > 0,
+            "spans": facts["corrupted"] > 0 and not facts["infilled"],
         }
         checkpoint.publish(model, folder / "model", tokenizer, card)
     return dict(summary)

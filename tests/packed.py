@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.core.schema import END
-from pipeline.kernels.packing import lay
+from pipeline.kernels.packing import Spans, lay
 from pipeline.model import architectures
 from pipeline.model.batches import Batches
 from pipeline.model.fit import fit
@@ -29,11 +29,13 @@ CONFIG = FitConfig(
 )
 
 
-def packed(folder: Path, documents: int = 40, infill: float = 0.5) -> tuple[pa.Table, list[Path]]:
+def packed(
+    folder: Path, documents: int = 40, infill: float = 0.5, corrupt: float = 0.0
+) -> tuple[pa.Table, list[Path]]:
     """Two token files of counting documents (5 to 60 tokens), and an index of LENGTH."""
     rng = np.random.default_rng(7)
     lengths = rng.integers(5, 60, documents)
-    texts = [(7 + (rng.integers(300) + np.arange(n)) % 300).astype("<u2") for n in lengths]
+    texts = [(19 + (rng.integers(300) + np.arange(n)) % 300).astype("<u2") for n in lengths]
     files, starts = [folder / "a.u16", folder / "b.u16"], np.zeros(documents, np.int64)
     folder.mkdir(parents=True, exist_ok=True)
     for shard, path in enumerate(files):
@@ -42,7 +44,7 @@ def packed(folder: Path, documents: int = 40, infill: float = 0.5) -> tuple[pa.T
         half = path.with_suffix(f".{os.getpid()}")  # several processes make the same files at once
         half.write_bytes(b"".join(texts[i].tobytes() for i in mine))
         half.replace(path)
-    pieces = lay(lengths, LENGTH, infill, rng)
+    pieces = lay(lengths, LENGTH, infill, rng, Spans(corrupt, longest=8, masks=10))
     index = {
         "sequence": pieces.sequence,
         "uid": [f"{d:032x}" for d in pieces.document],
@@ -50,6 +52,8 @@ def packed(folder: Path, documents: int = 40, infill: float = 0.5) -> tuple[pa.T
         "start": starts[pieces.document] + pieces.offset,
         "length": pa.array(pieces.length, pa.int32()),
         "infill": pieces.infill,
+        "masked": pa.array(pieces.masked, pa.int32()),
+        "spans": pa.array(pieces.spans, pa.int16()),
         "end": pa.array(np.where(pieces.last, END, -1), pa.int32()),
     }
     return pa.table(index), files

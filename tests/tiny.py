@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from pipeline.core.schema import END, FIM_PAD, REPO_NAME, SPECIALS
+from pipeline.core.schema import END, FIM_PAD, REPO_NAME, SPECIALS, specials
 
 TEXTS = (
     "def add(a, b):\n    return a + b\n",
@@ -29,14 +29,14 @@ TEXTS = (
 """Code in two languages, with characters of two and four UTF-8 bytes."""
 
 
-def tiny_tokenizer(path: Path, size: int = 320) -> Tokenizer:
-    """A byte-level BPE of `size` entries, SPECIALS at ids 0..6, written to the file `path`."""
+def tiny_tokenizer(path: Path, size: int = 320, masks: int = 0) -> Tokenizer:
+    """A byte-level BPE of `size` entries, special tokens first, written to the file `path`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=list(SPECIALS),
+        special_tokens=list(specials(masks)),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
@@ -46,9 +46,12 @@ def tiny_tokenizer(path: Path, size: int = 320) -> Tokenizer:
     return tokenizer
 
 
-def tiny_model_folder(path: Path, infill: bool = True, context: int = 128, seed: int = 0) -> Path:
-    """A published model folder: a random Llama of 2 layers x 32, its tokenizer and card."""
-    tokenizer = tiny_tokenizer(path / "tokenizer.json")
+def tiny_model_folder(
+    path: Path, infill: bool = True, context: int = 128, seed: int = 0, masks: int = 0
+) -> Path:
+    """A published model folder: a random Llama of 2 layers x 32, its tokenizer and card; with `masks`
+    one that infills as CodeGen2 does."""
+    tokenizer = tiny_tokenizer(path / "tokenizer.json", masks=masks)
     cfg = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
@@ -65,7 +68,9 @@ def tiny_model_folder(path: Path, infill: bool = True, context: int = 128, seed:
     )
     _write(path, _seeded(LlamaForCausalLM, cfg, seed), context)
     card = {"model": "tiny", "phase": "phase1", "step": 3, "tokens": 768, "data": "0" * 12}
-    (path / "icefloe.json").write_text(json.dumps({**card, "infill": infill}, indent=2))
+    (path / "icefloe.json").write_text(
+        json.dumps(card | {"infill": infill, "spans": masks > 0}, indent=2)
+    )
     return path
 
 

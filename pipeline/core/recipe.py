@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType, UnionType
 from typing import Any, get_args, get_origin
 
 import yaml
@@ -241,13 +241,15 @@ def _step(
     parameters = inputs_of(module)
     given = {k: v for k, v in raw.items() if k in parameters}
     for key, value in given.items():
-        kind = get_origin(annotation(module, key))
-        if kind is dict and not isinstance(value, dict):
+        kinds = shapes(annotation(module, key))
+        if kinds == {dict} and not isinstance(value, dict):
             raise RecipeError(
                 f"{at}: {key} is {value!r}; it takes a mapping such as {{name: step}}"
             )
-        if kind is not dict and isinstance(value, list | dict):
+        if isinstance(value, list) or (isinstance(value, dict) and dict not in kinds):
             raise RecipeError(f"{at}: {key} is {value!r}; it takes the name of one step")
+        if value == {}:
+            raise RecipeError(f"{at}: {key} is an empty mapping; name a step at least")
         _check_edges(key, value, above, makers(module, key), at)
     for key, needed in parameters.items():
         if needed and key not in given:
@@ -286,6 +288,12 @@ def edges(value: Any) -> list[str]:
 def annotation(module: ModuleType, parameter: str) -> Any:
     """What a box's `run` says of an input."""
     return inspect.signature(module.run, eval_str=True).parameters[parameter].annotation
+
+
+def shapes(annotation: Any) -> set[Any]:
+    """How an input may be given: {dict} for a mapping of names to steps, {None} for one step, or both."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else [annotation]
+    return {dict if get_origin(o) is dict else None for o in options if o is not NoneType}
 
 
 def makers(module: ModuleType, parameter: str) -> tuple[str, ...]:

@@ -69,6 +69,15 @@ SPECIALS = (
 )
 """Special tokens, in id order 0..6 in every tokenizer trained here (spelling: Qwen2.5-Coder)."""
 END, FIM_PREFIX, FIM_MIDDLE, FIM_SUFFIX, FIM_PAD, REPO_NAME, FILE_SEP = range(len(SPECIALS))
+SEP, EOM, MASK = range(len(SPECIALS), len(SPECIALS) + 3)
+"""The ids behind SPECIALS in a tokenizer with masks: <sep>, <eom>, and <mask_1> of those that follow."""
+
+
+def specials(masks: int = 0) -> tuple[str, ...]:
+    """The special tokens of a tokenizer in id order; `masks`: also those of span corruption (spelling:
+    CodeGen2 2305.02309)."""
+    spans = ("<sep>", "<eom>", *(f"<mask_{i + 1}>" for i in range(masks)))
+    return SPECIALS + spans if masks else SPECIALS
 
 
 def digest(*parts: str | bytes) -> str:

@@ -2,7 +2,7 @@
 
 The same engine serves requests, writes synthetic files and runs the code benchmarks. Left padding,
 one KV cache per portion of prompts, equal prompts read once, finished rows leave the batch.
-Decoding rules are ours; the infill layout is PSM (CodeGen2.5; RECIPES' order of sentinels).
+Decoding rules are ours; the infill layout is PSM, or CodeGen2's for a model that learnt that one alone.
 Knows nothing of HTTP, Ray or benchmarks.
 """
 
@@ -20,11 +20,13 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS
+from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, MASK, SEP, specials
 from pipeline.model.sampling import pick
 
 _LOGITS = 1 << 26
 """Most logits held at once when scoring text: 256 MiB of float32 (ours)."""
+_MASKS = 1000
+"""Mask sentinels that may be a tokenizer's (CodeGen2's has 899)."""
 
 Event = tuple[int, int | None, float, Literal["stop", "length"] | None]
 """One step of one row: (row, token or None for a sentinel, its log-probability, why it ended)."""
@@ -132,6 +134,9 @@ class Engine:
             f"model {self.info.get('model', '?')!r} was not trained to infill: send no suffix",
         )
         before, after = self._literal.encode_batch([prefix, suffix], add_special_tokens=False)
+        if self.info.get("spans"):  # CodeGen2: <mask_1> for the gap, and asked for at the end
+            end, ask, mask = map(self._id, (END, SEP, MASK))
+            return self._fits([*before.ids, mask, *after.ids, end, ask, mask])
         head, gap, tail = map(self._id, (FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE))
         return self._fits([head, *before.ids, gap, *after.ids, tail])
 
@@ -197,16 +202,16 @@ class Engine:
         return [out[i] for i in range(len(sequences))]
 
     def _id(self, special: int) -> int:
-        """The id of one of SPECIALS in this model's tokenizer (ours has them at 0..6)."""
-        found = self.tokenizer.token_to_id(SPECIALS[special])
+        """The id of a special token in this model's tokenizer (ours has them first)."""
+        found = self.tokenizer.token_to_id(specials(1)[special])
         if found is None:
-            raise ValueError(f"the tokenizer has no {SPECIALS[special]}")
+            raise ValueError(f"the tokenizer has no {specials(1)[special]}")
         return found
 
     def _sentinels(self) -> frozenset[int]:
         """The ids that end a completion: every special there is, and the model's own end."""
         end = self.model.generation_config.eos_token_id
-        named = [self.tokenizer.token_to_id(s) for s in SPECIALS]
+        named = [self.tokenizer.token_to_id(s) for s in specials(_MASKS)]
         return frozenset(i for i in [*named, *np.atleast_1d(end).tolist()] if i is not None)
 
     def _fits(self, ids: Sequence[int]) -> list[int]:

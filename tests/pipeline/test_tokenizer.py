@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline import tokenizer
 from pipeline.core.errors import StageError
-from pipeline.core.schema import SPECIALS, digest
+from pipeline.core.schema import MASK, SPECIALS, digest, specials
 from pipeline.core.store import Store
 from tests.running import bare_job, stored
 from tests.tiny import TEXTS
@@ -24,8 +24,17 @@ def test_learning_depends_on_no_order_and_puts_special_tokens_first() -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_every_text_comes_back(text: str) -> None:
-    made = tokenizer.learnt(list(TEXTS), tokenizer.SMALLEST)
+    made = tokenizer.learnt(list(TEXTS), tokenizer.BYTES + len(SPECIALS))
     assert made.decode(made.encode(text).ids, skip_special_tokens=False) == text
+
+
+def test_masks_come_behind_the_specials_that_every_tokenizer_has() -> None:
+    made = tokenizer.learnt(["x = 1\n" * 9], 400, masks=20)
+    assert [made.id_to_token(i) for i in range(len(specials(20)))] == list(specials(20))
+    assert specials(20)[: len(SPECIALS)] == SPECIALS == specials()
+    assert made.token_to_id("<mask_1>") == MASK
+    assert made.token_to_id("<mask_21>") is None
+    assert tokenizer.learnt(["x = 1\n" * 9], 400).token_to_id("<sep>") is None
 
 
 def test_digits_stand_alone_and_indentation_is_one_run() -> None:
@@ -52,7 +61,12 @@ def test_the_sample_fills_the_budget_with_the_fewest_documents(
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [({"size": 262}, "size is 262: 263 or more"), ({"sample": 0}, "sample is 0 bytes: 1 or more")],
+    [
+        ({"size": 262}, "size is 262: 263 or more"),
+        ({"sample": 0}, "sample is 0 bytes: 1 or more"),
+        ({"size": 263, "masks": 3}, "268 or more"),
+        ({"masks": -1}, "masks is -1"),
+    ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, int], why: str) -> None:
     with pytest.raises(ValueError, match=why):

@@ -6,10 +6,23 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.kernels.packing import SENTINELS, SHORTEST, Pieces, _draw, _most, lay, starts
+from pipeline.kernels.packing import (
+    SENTINELS,
+    SHORTEST,
+    Pieces,
+    Spans,
+    draw,
+    lay,
+    most_pieces,
+    places,
+    starts,
+)
 
 LENGTHS = st.lists(st.integers(0, 90), min_size=1, max_size=30)
 LENGTH, RATE = st.integers(8, 64), st.sampled_from([0.0, 0.3, 0.5, 1.0])
+SPANS = st.builds(
+    Spans, RATE, st.floats(0, 0.4), st.floats(0.4, 0.9), st.integers(8, 40), st.integers(1, 9)
+)
 
 
 def _rng() -> np.random.Generator:
@@ -24,7 +37,7 @@ def _plain(lengths: list[int], length: int, rate: float) -> list[tuple[Any, ...]
         offset, last = 0, False
         while not last:
             fits = min(left, room - SENTINELS) >= SHORTEST
-            infill = fits and bool(_draw(seed, document, offset) < rate)
+            infill = fits and bool(draw(seed, document, offset) < rate)
             space = room - SENTINELS * infill
             size, last = min(left, space), left < space
             rows.append((sequence, document, offset, size, infill, last))
@@ -39,25 +52,60 @@ def test_the_kernel_is_the_plain_version(lengths: list[int], length: int, rate: 
     p = lay(np.array(lengths), length, rate, _rng())
     columns = (p.sequence, p.document, p.offset, p.length, p.infill, p.last)
     assert list(zip(*(c.tolist() for c in columns), strict=True)) == _plain(lengths, length, rate)
-    assert len(p.sequence) <= _most(np.array(lengths), length)
+    assert len(p.sequence) <= most_pieces(np.array(lengths), length, Spans())
 
 
-@given(LENGTHS, LENGTH, RATE)
+@given(LENGTHS, LENGTH, RATE, SPANS)
 def test_each_token_is_laid_once_and_sequences_are_full(
-    lengths: list[int], length: int, rate: float
+    lengths: list[int], length: int, rate: float, spans: Spans
 ) -> None:
-    p = lay(np.array(lengths), length, rate, _rng())
+    p = lay(np.array(lengths), length, rate, _rng(), spans)
     for document, total in enumerate(lengths):
         mine = p.document == document
         assert p.offset[mine].tolist() == [0, *np.cumsum(p.length[mine])[:-1].tolist()]
         assert p.length[mine].sum() == total
         assert p.last[mine].tolist() == [False] * (mine.sum() - 1) + [True]
-    used = np.bincount(p.sequence, p.length + SENTINELS * p.infill + p.last)
+    used = np.bincount(p.sequence, places(p.length, p.infill, p.spans, p.last))
     assert (used[:-1] == length).all()
     assert 0 < used[-1] <= length
     assert (p.length[p.infill] >= SHORTEST).all()
-    if rate == 1.0 and length >= SHORTEST + SENTINELS:
+    if rate == 1.0 and spans.rate == 0.0 and length >= SHORTEST + SENTINELS:
         assert p.infill[p.length >= SHORTEST + SENTINELS].all()
+
+
+@given(LENGTHS, LENGTH, SPANS)
+def test_corrupted_sequences_are_so_throughout_and_masks_fit(
+    lengths: list[int], length: int, spans: Spans
+) -> None:
+    p = lay(np.array(lengths), length, 0.0, _rng(), spans)
+    assert len(p.sequence) <= most_pieces(np.array(lengths), length, spans)
+    hit = p.spans > 0
+    assert ((p.masked > 0) == hit).all()
+    assert (p.spans <= np.minimum(p.masked, spans.masks)).all()
+    assert (p.masked[hit] <= np.maximum(1, spans.high * p.length[hit])).all()
+    room = np.array([length - sum(_used(p, i)) for i in range(len(p.sequence))])
+    long = np.minimum(p.length, room - 4) >= SHORTEST
+    for sequence in np.unique(p.sequence):
+        mine = p.sequence == sequence
+        assert hit[mine & long].all() or not hit[mine].any()
+
+
+def _used(p: Pieces, piece: int) -> list[int]:
+    """Places of the pieces before this one in its sequence."""
+    before = (p.sequence == p.sequence[piece]) & (np.arange(len(p.sequence)) < piece)
+    return [int(n) for n in places(p.length, p.infill, p.spans, p.last)[before]]
+
+
+def test_the_shares_of_corrupted_sequences_and_of_masked_tokens_are_as_asked() -> None:
+    p = lay(np.full(20_000, 300), 2048, 0.5, _rng(), Spans(0.5, 0.1, 0.5, 15, 100))
+    hit = p.spans > 0
+    assert abs(np.mean(hit[p.length >= SHORTEST]) - 0.5) < 0.05
+    assert not (hit & p.infill).any()
+    ratios = p.masked[p.length == 300][hit[p.length == 300]] / 300
+    assert abs(ratios.mean() - 0.3) < 0.01
+    assert ratios.min() < 0.12
+    assert ratios.max() > 0.48
+    assert abs((p.masked[hit] / p.spans[hit]).mean() - 8) < 0.5
 
 
 @given(LENGTHS, LENGTH)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS
+from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS, specials
 from pipeline.model.engine import Engine, Sampling
 from tests.tiny import tiny_model_folder
 
@@ -157,6 +157,13 @@ def test_prompt_lays_out_the_gap(engine: Engine) -> None:
     # An editor's own template is understood; a file that happens to spell a sentinel is not one.
     assert engine.prompt("<|fim_prefix|>a<|fim_suffix|><|fim_middle|>")[0] == FIM_PREFIX
     assert engine.prompt("<|fim_middle|>", "x").count(FIM_MIDDLE) == 1
+
+
+def test_a_model_of_span_corruption_is_asked_for_its_first_mask(tmp_path: Path) -> None:
+    engine = Engine(tiny_model_folder(tmp_path, masks=3))
+    got = engine.tokenizer.decode(engine.prompt("a", "b"), skip_special_tokens=False)
+    assert got == "a<mask_1>b<|endoftext|><sep><mask_1>"
+    assert {engine.tokenizer.token_to_id(t) for t in specials(3)} <= engine._stops
 
 
 def test_a_suffix_is_refused_by_a_model_without_infilling(tmp_path: Path) -> None:
