@@ -8,14 +8,14 @@ so resuming at a step is asking for it. Infilled pieces are rearranged here, dra
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.errors import StageError
-from pipeline.core.schema import FIM_PAD
+from pipeline.core.schema import FILE_SEP, FIM_PAD
 from pipeline.kernels.infilling import rearrange
 from pipeline.kernels.packing import SENTINELS
 
@@ -26,6 +26,19 @@ IGNORED = -100
 """The label of a place without loss (PyTorch's)."""
 DTYPES: dict[str, np.dtype[Any]] = {".u16": np.dtype("<u2"), ".u32": np.dtype("<u4")}
 """Suffix of a token file -> what it holds, flat."""
+
+
+class Batch(NamedTuple):
+    """A step's sequences, or a rank's share of them; arrays (B, T).
+
+    ids: int64, padding is <|fim_pad|>. labels: the ids, IGNORED at padding. documents: int32, the
+    number of the document at each place within its sequence, from 0, padding -1; None unless asked
+    for. An end token is its document's, and so is all that infilling moves or puts in.
+    """
+
+    ids: Ids
+    labels: Ids
+    documents: NDArray[np.int32] | None
 
 
 class Batches:
@@ -39,14 +52,17 @@ class Batches:
         batch: int,
         seed: int,
         spm_rate: float,
+        documents: bool = False,
     ) -> None:
         """index: pieces sorted by (sequence, position). files: token files by shard number.
+        documents: number the documents of each sequence, for attention that stays inside them.
 
         ValueError where the index has a gap or a sequence longer than `length`; StageError where a
         token file is missing or shorter than the index says.
         """
         self.index, self.files, self.length, self.size = index, tuple(files), length, batch
         self.seed, self.spm_rate = seed, spm_rate
+        self.documents = documents
         self._column = {n: index[n].to_numpy() for n in index.column_names if n != "uid"}
         self._places = _places(self._column)
         self._first = _first(self._column["sequence"])
@@ -54,11 +70,10 @@ class Batches:
         self._open = cache(self._map)
         self._check()
 
-    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Ids, Ids]:
-        """Token ids and labels of a step, both (B, length); labels are the ids, -100 at padding.
+    def batch(self, step: int, rank: int = 0, ranks: int = 1) -> Batch:
+        """A step's sequences, or the run of B / ranks of them that is `rank`'s.
 
-        ranks: give every rank its own run of B / ranks sequences; ValueError if that is no whole
-        number, or if there is no such step.
+        ValueError if that is no whole number, or if there is no such step.
         """
         if not 0 <= step < self.steps or self.size % ranks:
             raise ValueError(f"step {step} of {self.steps}, {self.size} sequences / {ranks} ranks")
@@ -66,10 +81,13 @@ class Batches:
         start = step * self.size + rank * share
         ids = np.full((share, self.length), FIM_PAD, np.int64)
         labels = np.full_like(ids, IGNORED)
+        documents = np.full(ids.shape, -1, np.int32) if self.documents else None
         for row, sequence in enumerate(range(start, start + share)):
             found = np.concatenate(self._parts(sequence))
             ids[row, : len(found)] = labels[row, : len(found)] = found
-        return ids, labels
+            if documents is not None:
+                documents[row, : len(found)] = self._numbers(sequence)
+        return Batch(ids, labels, documents)
 
     def pieces(self, step: int) -> pa.Table:
         """The index rows that a step is made of, in order."""
@@ -91,6 +109,22 @@ class Batches:
     def _parts(self, sequence: int) -> list[Raw]:
         rows = range(self._first[sequence], self._first[sequence + 1])
         return [part for row in rows for part in self._piece(sequence, row)]
+
+    def _numbers(self, sequence: int) -> NDArray[np.int32]:
+        """The document at each place of a sequence.
+
+        A piece goes on with the document before it if their texts are contiguous, or if only a
+        <|file_sep|> stands between them: then the document is a repository.
+        """
+        rows = slice(self._first[sequence], self._first[sequence + 1])
+        start, length, shard, end = (
+            self._column[n][rows] for n in ("start", "length", "shard", "end")
+        )
+        contiguous = (
+            (end[:-1] < 0) & (shard[1:] == shard[:-1]) & (start[1:] == (start + length)[:-1])
+        )
+        begins = ~(contiguous | (end[:-1] == FILE_SEP))
+        return np.repeat(np.cumsum([0, *begins], dtype=np.int32), self._places[rows])
 
     def _piece(self, sequence: int, row: int) -> list[Raw]:
         start, length, end = (int(self._column[n][row]) for n in ("start", "length", "end"))

@@ -139,7 +139,8 @@ def _step(
     lr = rate(cfg.schedule, number, batches.steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"].lr * group["scale"].stored
-    ids, labels = (torch.from_numpy(x) for x in batches.batch(number, world.rank, world.size))
+    batch = batches.batch(number, world.rank, world.size)
+    ids, labels = torch.from_numpy(batch.ids), torch.from_numpy(batch.labels)
     rows = max(1, cfg.micro // batches.length)
     pairs = [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids), rows)]
     loss = torch.zeros((), device=world.device)

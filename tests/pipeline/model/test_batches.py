@@ -7,23 +7,57 @@ import pyarrow as pa
 import pytest
 
 from pipeline.core.errors import StageError
-from pipeline.core.schema import END, FIM_PAD, FIM_PREFIX
+from pipeline.core.schema import END, FILE_SEP, FIM_PAD, FIM_PREFIX
 from pipeline.kernels.infilling import restore
 from pipeline.model.batches import IGNORED, Batches
 from tests.packed import LENGTH, batches, packed
 
 
-def one(index: dict[str, list[object]], tmp_path: Path, length: int = 8) -> Batches:
+def one(index: dict[str, list[object]], tmp_path: Path, length: int = 8, **more: bool) -> Batches:
     (tmp_path / "a.u32").write_bytes(np.arange(100, 120, dtype="<u4").tobytes())
-    return Batches(pa.table(index), [tmp_path / "a.u32"], length, 1, seed=0, spm_rate=0.5)
+    return Batches(pa.table(index), [tmp_path / "a.u32"], length, 1, seed=0, spm_rate=0.5, **more)
 
 
 def test_pieces_end_tokens_and_padding_are_where_the_index_says(tmp_path: Path) -> None:
     index = {"sequence": [0, 0], "uid": ["a", "b"], "shard": [0, 0], "start": [3, 10]}
     index |= {"length": [2, 3], "infill": [False, False], "end": [END, -1]}
-    ids, labels = one(index, tmp_path).batch(0)
+    ids, labels, documents = one(index, tmp_path).batch(0)
+    assert documents is None
     assert ids.tolist() == [[103, 104, END, 110, 111, 112, FIM_PAD, FIM_PAD]]
     assert labels.tolist() == [[103, 104, END, 110, 111, 112, IGNORED, IGNORED]]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "numbers"),
+    [
+        ([3, 10], [END, -1], [0, 0, 0, 1, 1, 1, -1, -1]),
+        ([3, 10], [-1, -1], [0, 0, 1, 1, 1, -1, -1, -1]),
+        ([3, 5], [-1, END], [0, 0, 0, 0, 0, 0, -1, -1]),  # two parts of one text
+        ([3, 5], [END, END], [0, 0, 0, 1, 1, 1, 1, -1]),
+        ([3, 10], [FILE_SEP, END], [0, 0, 0, 0, 0, 0, 0, -1]),  # two files of a repository
+    ],
+)
+def test_documents_are_numbered_place_by_place(
+    tmp_path: Path, start: list[int], end: list[int], numbers: list[int]
+) -> None:
+    index = {"sequence": [0, 0], "uid": ["a", "b"], "shard": [0, 0], "start": start}
+    index |= {"length": [2, 3], "infill": [False, False], "end": end}
+    found = one(index, tmp_path, documents=True).batch(0).documents
+    assert found is not None
+    assert found.dtype == np.int32
+    assert found.tolist() == [numbers]
+
+
+def test_document_numbers_cover_all_but_the_padding(tmp_path: Path) -> None:
+    index, files = packed(tmp_path)
+    fed = Batches(index, files, LENGTH, 4, seed=1, spm_rate=0.5, documents=True)
+    for step in range(fed.steps):
+        ids, _, documents = fed.batch(step)
+        assert documents is not None
+        assert ((documents < 0) == (ids == FIM_PAD)).all()
+        assert set(np.diff(documents, axis=1)[ids[:, 1:] != FIM_PAD].tolist()) <= {0, 1}
+        ended = (ids[:, :-1] == END) & (ids[:, 1:] != FIM_PAD)
+        assert (np.diff(documents, axis=1)[ended] == 1).all()
 
 
 def test_every_piece_is_there_once_infilled_or_not(tmp_path: Path) -> None:
@@ -32,7 +66,7 @@ def test_every_piece_is_there_once_infilled_or_not(tmp_path: Path) -> None:
     tokens = [np.fromfile(f, "<u2") for f in files]
     infilled = 0
     for step in range(fed.steps):
-        ids, labels = fed.batch(step)
+        ids, labels, _ = fed.batch(step)
         at = [0, 0, 0, 0]
         for piece in fed.pieces(step).to_pylist():
             row, places = piece["sequence"] - 4 * step, piece["length"] + 3 * piece["infill"]

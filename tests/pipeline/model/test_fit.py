@@ -67,7 +67,7 @@ def test_it_learns_and_accounts_for_every_step(tmp_path: Path) -> None:
 def test_the_loss_is_that_of_transformers(tmp_path: Path) -> None:
     model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=3)
     fed = batches(tmp_path)
-    ids, labels = (torch.from_numpy(x) for x in fed.batch(fed.steps - 1))
+    ids, labels = (torch.from_numpy(x) for x in fed.batch(fed.steps - 1)[:2])
     labels[0, 20:] = IGNORED
     ours = Objective(model)(ids, labels) / (labels[:, 1:] != IGNORED).sum()
     torch.testing.assert_close(ours, model(ids, labels=labels).loss)
