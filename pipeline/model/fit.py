@@ -80,6 +80,8 @@ def fit(
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
     if batches.size != cfg.batch:
         raise ValueError(f"batches of {batches.size} sequences, but batch is {cfg.batch}")
+    if batches.documents != cfg.mask_documents:
+        raise ValueError(f"batches.documents is {batches.documents}, but mask_documents is not")
     if batches.steps == 0:
         raise RecipeError(
             f"batch is {cfg.batch}, more sequences than were packed; lower it or pack more tokens"
