@@ -5,7 +5,7 @@ Rows are cut into parts that one forward pass takes, in pinned memory where a GP
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
@@ -39,7 +39,9 @@ def parts(batches: Batches, micro: int, world: World, step: int) -> list[Part]:
     return [Part(ids[c], labels[c], None if documents is None else documents[c]) for c in cuts]
 
 
-def ahead(load: Callable[[int], T], steps: Iterable[int]) -> Iterator[tuple[int, T, float]]:
+def ahead(
+    load: Callable[[int], T], steps: Iterable[int]
+) -> Generator[tuple[int, T, float], None, None]:
     """(step, load(step), seconds waited for it) in the order of `steps`; a thread loads AHEAD more.
 
     What `load` raises is raised here, at its step. Close the generator to end the thread early.

@@ -41,7 +41,9 @@ class _Summed(torch.autograd.Function):
         wanted: bool,
     ) -> torch.Tensor:
         device = hidden.device.type
-        low = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        low = (
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        )
         with torch.autocast(device, enabled=False):
             total, grads = _walk(hidden, weight, bias, targets, low, wanted)
         ctx.save_for_backward(*grads)
@@ -81,7 +83,9 @@ def _walk(
         if by_bias is not None:
             by_bias += (slope * kept[:, None]).sum(0, dtype=full)
     grads = [by_hidden, by_weight, by_bias]
-    return total, [None if x is None else x.to(weight.dtype) if i else x for i, x in enumerate(grads)]
+    return total, [
+        None if x is None else x.to(weight.dtype) if i else x for i, x in enumerate(grads)
+    ]
 
 
 @cache

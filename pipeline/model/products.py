@@ -35,7 +35,7 @@ def _suits(x: torch.Tensor) -> bool:
     return _KNOWN and x.device.type == "cpu" and x.dtype == torch.float32
 
 
-_KNOWN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+_KNOWN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 """Whether this torch has oneDNN and its operator; asked once, since `torch.compile` cannot."""
 
 
@@ -61,11 +61,11 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        return rows_by_matrix(x.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
+        return rows_by_matrix(x.flatten(0, -2), weight).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         x, weight = ctx.saved_tensors
         slope = grads[0].flatten(0, -2)
-        by_x = rows_by_matrix(slope, weight.t()).unflatten(0, x.shape[:-1])
+        by_x = rows_by_matrix(slope, weight.t()).view(x.shape)
         return by_x, slope.t() @ x.flatten(0, -2)

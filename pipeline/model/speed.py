@@ -82,11 +82,14 @@ def recomputed(model: Any, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # transformers renames it; 5.17 knows the old name alone
+    way = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+    told = {f"{way}_checkpointing_kwargs": {"use_reentrant": False}}
+    getattr(model, f"{way}_checkpointing_enable")(**told)
     try:
         yield
     finally:
-        model.gradient_checkpointing_disable()
+        getattr(model, f"{way}_checkpointing_disable")()
 
 
 @contextmanager

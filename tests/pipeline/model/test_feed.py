@@ -35,11 +35,10 @@ def test_an_error_comes_at_its_step() -> None:
             raise OSError("the disk is gone")
         return step
 
-    seen = []
+    fed = ahead(load, range(10))
+    assert [next(fed)[0] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(OSError, match="the disk is gone"):
-        for step, _, _ in ahead(load, range(10)):
-            seen.append(step)
-    assert seen == [0, 1, 2]
+        next(fed)
 
 
 def test_stopping_early_ends_the_thread() -> None:

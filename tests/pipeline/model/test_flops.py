@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from pipeline.model import flops
 from pipeline.model.architectures import ARCHITECTURES
-from transformers import AutoModelForCausalLM
 
 
 def bare(name: str, vocabulary: int, length: int) -> object:
@@ -44,7 +44,10 @@ def test_utilisation_where_the_peak_is_known(monkeypatch: pytest.MonkeyPatch) ->
     assert flops.utilisation(model, 8192, torch.device("cpu"))(400.0) == {}
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     told = flops.utilisation(model, 8192, torch.device("cuda"))(41_800)
-    assert told == {"mfu_full": pytest.approx(0.55, abs=5e-4), "mfu_causal": pytest.approx(0.4479, abs=5e-4)}
+    assert told == {
+        "mfu_full": pytest.approx(0.55, abs=5e-4),
+        "mfu_causal": pytest.approx(0.4479, abs=5e-4),
+    }
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 PCIe")
     assert flops.peak(torch.device("cuda")) == 756e12
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Some other card")

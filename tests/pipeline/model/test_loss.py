@@ -1,7 +1,5 @@
 """The loss in chunks is cross-entropy, in value and gradients, and holds no full logits."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,10 +15,9 @@ ROWS, WIDTH, VOCABULARY = 37, 16, 50
 
 
 @pytest.fixture(autouse=True)
-def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight rows at a time, and so a last chunk of five."""
     monkeypatch.setitem(loss.LOGITS, "cpu", 8 * VOCABULARY)
-    yield
 
 
 def example(seed: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
@@ -76,7 +73,9 @@ def test_double_precision_stays_double() -> None:
     hidden, weight, bias, targets = example(2, torch.float64)
     ours, wanted = (f(hidden, weight, bias, targets) for f in (summed, plain))
     torch.testing.assert_close(ours, wanted, rtol=1e-14, atol=0)
-    for a, b in zip(grads(ours, hidden, weight, bias), grads(wanted, hidden, weight, bias), strict=True):
+    for a, b in zip(
+        grads(ours, hidden, weight, bias), grads(wanted, hidden, weight, bias), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
 
 
