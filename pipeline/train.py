@@ -17,7 +17,7 @@ from pipeline.core.runner import Artifact
 from pipeline.model.schedules import inherited
 from pipeline.model.settings import FitConfig
 
-VERSION = 2
+VERSION = 3
 
 
 @config

@@ -70,7 +70,8 @@ def _walk(
     by_weight = torch.zeros_like(weight, dtype=full) if wanted else None
     by_bias = torch.zeros_like(bias, dtype=full) if wanted and bias is not None else None
     matrix, pull = weight.to(low), _pull(hidden.device.type)
-    size = max(1, LOGITS.get(hidden.device.type, LOGITS["cuda"]) // len(weight))
+    most = max(1, LOGITS.get(hidden.device.type, LOGITS["cuda"]) // len(weight))
+    size = -(-len(hidden) // -(-len(hidden) // most))  # equal chunks, as far as they go
     for start in range(0, len(hidden), size):
         here = slice(start, start + size)
         x, kept = hidden[here].to(low), targets[here] != IGNORED

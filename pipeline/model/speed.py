@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -43,11 +44,13 @@ def quick(
 
     RecipeError where compiling is asked for and there is no C++ compiler.
     """
-    gpu = device.type == "cuda"
+    gpu, eager = device.type == "cuda", cfg.compile == "never"
     with ExitStack() as stack:
         stack.enter_context(collected())
         stack.enter_context(recomputed(model, cfg.recompute))
-        stack.enter_context(flexible(model, gpu and cfg.mask_documents))
+        stack.enter_context(flexible(model, gpu and cfg.mask_documents and not eager))
+        if gpu and eager:  # the loss is compiled there too
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if gpu:
             stack.enter_context(sdpa_kernel(KERNELS, set_priority=True))
             stack.enter_context(_tf32())
@@ -65,10 +68,14 @@ def layers(model: nn.Module) -> Sequence[nn.Module]:
 
 @contextmanager
 def compiled(model: nn.Module) -> Iterator[None]:
-    """Each layer compiled for one shape; all of them share the code, so depth costs nothing."""
+    """Each layer compiled for one shape; all of them share the code, so depth costs nothing.
+
+    In evaluation mode, where shapes vary, layers run as they are.
+    """
     own = layers(model)
     for layer in own:
         layer.compile(fullgraph=True, dynamic=False)
+        layer._compiled_call_impl = partial(_training_only, layer, layer._compiled_call_impl)
     try:
         yield
     finally:
@@ -111,6 +118,10 @@ def collect(step: int) -> None:
     """Collect garbage after every COLLECT-th step."""
     if (step + 1) % COLLECT == 0:
         gc.collect()
+
+
+def _training_only(layer: nn.Module, fast: Any, *args: Any, **given: Any) -> Any:
+    return (fast if layer.training else layer._call_impl)(*args, **given)
 
 
 def _pays(model: Any, cfg: FitConfig, tokens: int, length: int, device: torch.device) -> bool:

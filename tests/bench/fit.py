@@ -237,7 +237,7 @@ def _bare(model: Any, fed: Batches, setting: Setting, folder: Path) -> tuple[flo
         optimizer.step()
         optimizer.zero_grad()
         clock.tick()
-    return clock.rate(), float(loss) * parts
+    return clock.rate(), loss.item() * parts
 
 
 class _Clock:

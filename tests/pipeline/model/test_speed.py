@@ -84,6 +84,7 @@ def test_every_architecture_compiles_whole_layers(name: str) -> None:
 def test_compiling_leaves_no_trace() -> None:
     model = build("snowcoder-tiny", 320, 64, seed=1)
     with speed.compiled(model):
+        model(input_ids=IDS)  # in evaluation mode, and so not compiled
         assert all(x._compiled_call_impl is not None for x in speed.layers(model))
     assert all(x._compiled_call_impl is None for x in speed.layers(model))
     copy.deepcopy(model)
