@@ -89,8 +89,9 @@ def phase(
 
     model = architectures.build(origin, vocabulary, facts["length"], cfg.seed)
     index = pq.read_table(data / "index.parquet")
+    files = [Path(p) for p in sidecars]
     fed = batches.Batches(
-        index, [Path(p) for p in sidecars], facts["length"], cfg.batch, cfg.seed, cfg.spm_rate
+        index, files, facts["length"], cfg.batch, cfg.seed, cfg.spm_rate, cfg.mask_documents
     )
     scales = architectures.scales(cfg.model, model)
     summary = fit.fit(model, fed, cfg, folder=folder, world=world, before=before, scales=scales)

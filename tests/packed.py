@@ -59,10 +59,10 @@ def packed(
     return pa.table(index), files
 
 
-def batches(folder: Path, documents: int = 40) -> Batches:
+def batches(folder: Path, documents: int = 40, masked: bool = False) -> Batches:
     """Batches of four sequences over `packed`: 12 steps for 40 documents."""
     index, files = packed(folder, documents)
-    return Batches(index, files, LENGTH, CONFIG.batch, seed=1, spm_rate=0.5)
+    return Batches(index, files, LENGTH, CONFIG.batch, 1, 0.5, masked)
 
 
 def train(
@@ -76,6 +76,5 @@ def train(
     """A fresh snowcoder-tiny fitted on `batches`, all under `folder`; the summary."""
     model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=3)
     cfg = replace(CONFIG, **settings)
-    return fit(
-        model, batches(folder / "data", documents), cfg, folder=folder, world=world, on_step=on_step
-    )
+    fed = batches(folder / "data", documents, cfg.mask_documents)
+    return fit(model, fed, cfg, folder=folder, world=world, on_step=on_step)

@@ -100,8 +100,12 @@ class Batches:
         return int(self._places[start : start + count].sum())
 
     def targets(self, step: int) -> int:
-        """Tokens of a step that are predicted: all but the first of each sequence."""
-        return self.tokens(step) - self.size
+        """Tokens of a step that are predicted: all but the first of each sequence, or of each of its
+        documents where those are numbered."""
+        if not self.documents:
+            return self.tokens(step) - self.size
+        rows = range(step * self.size, (step + 1) * self.size)
+        return self.tokens(step) - sum(int(self._numbers(row)[-1]) + 1 for row in rows)
 
     def _span(self, step: int) -> tuple[int, int]:
         start = int(self._first[step * self.size])

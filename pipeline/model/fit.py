@@ -2,12 +2,15 @@
 
 AdamW, gradients averaged over the processes of a `World`, exact resume: after kill -9 the same call
 goes on from the newest checkpoint to bit-equal weights on the same CPU and thread count. Plain
-causal attention over the whole sequence, as in SnowCoder. Knows nothing of Ray or recipes.
+causal attention over the whole sequence, as in SnowCoder, or inside documents. Nothing waits for a
+GPU within a step; the next batch is built meanwhile. Knows nothing of Ray or recipes.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from torch import nn
 
 from pipeline.core.errors import RecipeError
 from pipeline.core.log import progress
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, speed
 from pipeline.model.architectures import Scale
 from pipeline.model.batches import Batches
+from pipeline.model.feed import Part, ahead, parts
+from pipeline.model.flops import utilisation
 from pipeline.model.machine import borrowed
 from pipeline.model.metrics import Step, cut, ignore, record
 from pipeline.model.objective import Objective
@@ -57,10 +62,13 @@ def fit(
         optimizer = adamw(model, cfg, scales)
         meta = _resume(model, optimizer, cfg, folder, world, before)
         net = world.wrap(Objective(model))
-        with progress("train", batches.steps) as advance:
+        used = utilisation(model, batches.length, world.device, world.size)
+        tokens = batches.steps * batches.size * batches.length // world.size
+        quick = speed.quick(model, cfg, tokens, batches.length, world.device)
+        with quick, progress("train", batches.steps) as advance:
             advance(meta["steps"])
             for taken in _rounds(net, optimizer, batches, cfg, world, meta["steps"]):
-                meta = record(taken, meta, batches, folder, world, on_step)
+                meta = record(taken, meta, batches, folder, world, on_step, used)
                 advance(len(taken))
                 if world.rank == 0 and _due(meta["steps"], batches.steps, cfg):
                     checkpoint.save(folder / "checkpoints", meta["steps"], model, optimizer, meta)
@@ -72,6 +80,8 @@ def fit(
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
     if batches.size != cfg.batch:
         raise ValueError(f"batches of {batches.size} sequences, but batch is {cfg.batch}")
+    if batches.documents != cfg.mask_documents:
+        raise ValueError(f"batches.documents is {batches.documents}, but mask_documents is not")
     if batches.steps == 0:
         raise RecipeError(
             f"batch is {cfg.batch}, more sequences than were packed; lower it or pack more tokens"
@@ -118,16 +128,20 @@ def _rounds(
 ) -> Iterator[list[Step]]:
     """Take the steps from `start` on, and give them in the portions that are read together."""
     taken: list[Step] = []
-    for number in range(start, batches.steps):
-        taken.append(_step(net, optimizer, batches, cfg, world, number))
-        if len(taken) >= cfg.log_every or _due(number + 1, batches.steps, cfg):
-            yield taken
-            taken = []
+    load = partial(parts, batches, cfg.micro, world)
+    with closing(ahead(load, range(start, batches.steps))) as fed:
+        for number, given, _ in fed:
+            taken.append(_step(net, optimizer, given, batches, cfg, world, number))
+            speed.collect(number)
+            if len(taken) >= cfg.log_every or _due(number + 1, batches.steps, cfg):
+                yield taken
+                taken = []
 
 
 def _step(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
+    given: Sequence[Part],
     batches: Batches,
     cfg: FitConfig,
     world: World,
@@ -139,26 +153,20 @@ def _step(
     lr = rate(cfg.schedule, number, batches.steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"].lr * group["scale"].stored
-    batch = batches.batch(number, world.rank, world.size)
-    ids, labels = torch.from_numpy(batch.ids), torch.from_numpy(batch.labels)
-    rows = max(1, cfg.micro // batches.length)
-    pairs = [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids), rows)]
     loss = torch.zeros((), device=world.device)
-    for at, (x, y) in enumerate(pairs):
-        with quiet(net, at + 1 < len(pairs)):
-            part = _forward(net, x, y, world.device) / batches.targets(number)
-            (part * world.size).backward()  # type: ignore[no-untyped-call]
-        loss += part.detach()
+    for at, part in enumerate(given):
+        with quiet(net, at + 1 < len(given)):
+            share = _forward(net, part, world.device) / batches.targets(number)
+            (share * world.size).backward()  # type: ignore[no-untyped-call]
+        loss += share.detach()
     norm = clip(optimizer, cfg.clip)
     optimizer.step()
     optimizer.zero_grad()
     return Step(number, began, loss, norm, lr)
 
 
-def _forward(
-    net: nn.Module, ids: torch.Tensor, labels: torch.Tensor, device: torch.device
-) -> torch.Tensor:
+def _forward(net: nn.Module, part: Part, device: torch.device) -> torch.Tensor:
     """The summed loss; bfloat16 on an accelerator, float32 on a CPU."""
-    x, y = (t.to(device, non_blocking=True) for t in (ids, labels))
+    given = [None if x is None else x.to(device, non_blocking=True) for x in part]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-        return net(x, y)  # type: ignore[no-any-return]
+        return net(*given)  # type: ignore[no-any-return]

@@ -18,6 +18,7 @@ from torch import distributed
 from pipeline.core.errors import StageError
 from pipeline.core.store import guard
 from pipeline.model.batches import Batches
+from pipeline.model.flops import Utilisation
 from pipeline.model.world import World
 
 SHOWN = 20
@@ -55,6 +56,7 @@ def record(
     folder: Path,
     world: World,
     on_step: Callable[[dict[str, Any]], None],
+    used: Utilisation,
 ) -> dict[str, Any]:
     """Read the losses of some steps, write their lines; the record with these steps added."""
     losses = torch.stack([s.loss for s in taken])
@@ -63,13 +65,14 @@ def record(
     read = torch.stack([losses, torch.stack([s.norm for s in taken])]).T.tolist()
     seconds = time.perf_counter() - taken[0].began
     counts = [batches.tokens(s.number) for s in taken]
+    rate = sum(counts) / seconds
     lines, total = [], meta["tokens"]
     for step, (loss, norm), tokens in zip(taken, read, counts, strict=True):
         if not math.isfinite(loss + norm):
             raise _broken(step.number, loss, norm, batches)
         total += tokens
         line = {"step": step.number, "loss": loss, "lr": step.lr, "grad_norm": norm}
-        lines.append(line | {"tokens": total, "tokens_per_s": round(sum(counts) / seconds)})
+        lines.append(line | {"tokens": total, "tokens_per_s": round(rate), **used(rate)})
     if world.rank == 0:
         _append(folder / "metrics.jsonl", lines)
     for line in lines:
