@@ -269,7 +269,7 @@ def _manifest(
 
 def _is_log(name: str) -> bool:
     """Files with times in them: hashed in the manifest, but no part of the content's digest."""
-    return name.endswith((".jsonl", ".html")) or name.startswith("checkpoints/")
+    return name.endswith((".jsonl", ".html")) or name.startswith(("checkpoints/", "logs/"))
 
 
 def _parent(step: Step, job: Job, artifacts: dict[str, Artifact]) -> dict[str, str] | None:

@@ -16,18 +16,23 @@ from torch import nn
 
 from pipeline.core.errors import RecipeError
 from pipeline.core.log import progress
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, heldout, kept, loggers
 from pipeline.model.architectures import Scale
 from pipeline.model.batches import Batches
+from pipeline.model.bits import Slice
 from pipeline.model.machine import borrowed
-from pipeline.model.metrics import Step, cut, ignore, record
+from pipeline.model.metrics import Book, Step, before_step, cut, ignore, record
 from pipeline.model.objective import Objective
 from pipeline.model.optimizer import PLAIN, adamw, clip
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
+from pipeline.model.spikes import Spikes
 from pipeline.model.world import World, quiet
 
 log = logging.getLogger(__name__)
+NOTHING: Mapping[str, Slice] = {}
+NEW = {"steps": 0, "tokens": 0, "skipped": 0, "loss_first": None, "loss_last": None, "seconds": 0.0}
+"""The record of a phase before its first step."""
 
 
 def fit(
@@ -39,34 +44,52 @@ def fit(
     world: World | None = None,
     before: Path | None = None,
     scales: Mapping[str, Scale] = PLAIN,
+    slices: Mapping[str, Slice] = NOTHING,
+    name: str = "train",
     on_step: Callable[[dict[str, Any]], None] = ignore,
 ) -> dict[str, Any]:
     """Train `model` in place on every step of `batches`, or on those left after a kill.
 
-    folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far,
-    tokens_per_s) and checkpoints/; nothing else is written. before: the folder of the phase whose
-    optimizer goes on (`optimizer: carry`). scales: of the weights, by name, that are not plain
-    (`architectures.scales`). on_step sees each line's record, in every process.
-    Returns steps, tokens, loss_first, loss_last and seconds of the steps that count.
-    RecipeError for settings that cannot work; StageError when the loss is not finite.
+    folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far, skipped,
+    tokens_per_s, wait: the share of the time without data, memory: bytes at most, heldout where it
+    was measured), checkpoints/ and their table; logs/ where `log_to` asks for it. before: the
+    folder of the phase whose optimizer goes on (`optimizer: carry`). scales: of the weights, by
+    name, that are not plain (`architectures.scales`). slices: held-out text by language. name: the
+    phase's, for people. on_step sees each line's record, in every process.
+    Returns steps, tokens, loss_first, loss_last, lr_last, skipped, seconds of the steps that count,
+    and heldout. RecipeError for settings that cannot work; StageError when the loss is not finite.
     """
     world = world or World()
     _check(batches, cfg, world)
+    marks, stops = kept.due(batches, cfg), heldout.due(batches.steps, cfg, slices)
     with borrowed(cfg.threads, world.device):
         model.to(world.device).train()
         optimizer = adamw(model, cfg, scales)
-        meta = _resume(model, optimizer, cfg, folder, world, before)
+        meta = _resume(model, optimizer, cfg, folder, world, before, name)
+        spikes = Spikes(cfg, world, before_step(folder / "metrics.jsonl", meta["steps"]))
         net = world.wrap(Objective(model))
-        with progress("train", batches.steps) as advance:
+        told = loggers.logged(cfg, folder / "logs", name, meta["steps"], world, on_step)
+        with progress(name, batches.steps) as advance, told as tell:
+            book = Book(name, folder, batches, world, tell)
             advance(meta["steps"])
-            for taken in _rounds(net, optimizer, batches, cfg, world, meta["steps"]):
-                meta = record(taken, meta, batches, folder, world, on_step)
+            for taken in _rounds(
+                net, optimizer, spikes, batches, cfg, meta["steps"], marks | stops
+            ):
+                done = taken[-1].number + 1
+                held = _measure(net, slices, cfg, world) if done in stops else None
+                meta = record(taken, meta, book, held)
                 advance(len(taken))
-                if world.rank == 0 and _due(meta["steps"], batches.steps, cfg):
-                    checkpoint.save(folder / "checkpoints", meta["steps"], model, optimizer, meta)
-                    checkpoint.keep(folder / "checkpoints", cfg.keep)
+                if world.rank == 0 and done in marks:
+                    checkpoint.save(folder / "checkpoints", done, model, optimizer, meta)
+                    kept.leave(folder, name, meta, cfg)
         model.eval()
     return meta
+
+
+def _measure(
+    net: nn.Module, slices: Mapping[str, Slice], cfg: FitConfig, world: World
+) -> dict[str, float]:
+    return heldout.measure(net, lambda x, y: _forward(net, x, y, world.device), slices, cfg, world)
 
 
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
@@ -79,6 +102,7 @@ def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
     if cfg.batch % world.size:
         raise RecipeError(f"batch is {cfg.batch}: not a multiple of {world.size} processes")
     rate(cfg.schedule, 0, batches.steps)
+    loggers.check(cfg)
 
 
 def _resume(
@@ -88,39 +112,40 @@ def _resume(
     folder: Path,
     world: World,
     before: Path | None,
+    name: str,
 ) -> dict[str, Any]:
     """The newest checkpoint's weights, moments and record, or a new record."""
     meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer)
     if meta is not None:
-        log.info("train      goes on from step %d", meta["steps"])
+        log.info("%-10s goes on from step %d", name, meta["steps"])
     elif cfg.optimizer == "carry":
         if before is None:
             raise RecipeError("optimizer is carry, but there is no phase before; use reset")
         checkpoint.carry(before / "checkpoints", model, optimizer)
-    start = meta or {"steps": 0, "tokens": 0, "loss_first": None, "loss_last": None, "seconds": 0.0}
+    start = meta or dict(NEW)
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         cut(folder / "metrics.jsonl", start["steps"])
+        if meta:
+            kept.note(folder, name, meta)
     return start
-
-
-def _due(done: int, steps: int, cfg: FitConfig) -> bool:
-    return done == steps or done % cfg.checkpoint_every == 0
 
 
 def _rounds(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
+    spikes: Spikes,
     batches: Batches,
     cfg: FitConfig,
-    world: World,
     start: int,
+    ends: frozenset[int],
 ) -> Iterator[list[Step]]:
-    """Take the steps from `start` on, and give them in the portions that are read together."""
+    """Take the steps from `start` on, and give them in the portions that are read together; each of
+    `ends` (steps done) ends one."""
     taken: list[Step] = []
     for number in range(start, batches.steps):
-        taken.append(_step(net, optimizer, batches, cfg, world, number))
-        if len(taken) >= cfg.log_every or _due(number + 1, batches.steps, cfg):
+        taken.append(_step(net, optimizer, spikes, batches, cfg, number))
+        if len(taken) >= cfg.log_every or number + 1 in ends:
             yield taken
             taken = []
 
@@ -128,18 +153,20 @@ def _rounds(
 def _step(
     net: nn.Module,
     optimizer: torch.optim.Optimizer,
+    spikes: Spikes,
     batches: Batches,
     cfg: FitConfig,
-    world: World,
     number: int,
 ) -> Step:
     """One optimizer step; its loss is the mean over every predicted token of the global batch."""
-    began = time.perf_counter()
+    began, world = time.perf_counter(), spikes.world
     torch.manual_seed((cfg.seed * batches.steps + number) * world.size + world.rank)
     lr = rate(cfg.schedule, number, batches.steps)
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"].lr * group["scale"].stored
+    asked = time.perf_counter()
     ids, labels = (torch.from_numpy(x) for x in batches.batch(number, world.rank, world.size))
+    waited = time.perf_counter() - asked
     rows = max(1, cfg.micro // batches.length)
     pairs = [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids), rows)]
     loss = torch.zeros((), device=world.device)
@@ -149,9 +176,10 @@ def _step(
             (part * world.size).backward()  # type: ignore[no-untyped-call]
         loss += part.detach()
     norm = clip(optimizer, cfg.clip)
+    skipped = spikes.check(optimizer, loss, norm)
     optimizer.step()
     optimizer.zero_grad()
-    return Step(number, began, loss, norm, lr)
+    return Step(number, began, waited, loss, norm, skipped, lr)
 
 
 def _forward(
