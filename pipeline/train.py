@@ -23,7 +23,7 @@ from pipeline.core.store import Store, sha256_file
 from pipeline.core.walking import marks
 from pipeline.model import folders, loggers
 from pipeline.model.bits import within
-from pipeline.model.schedules import inherited
+from pipeline.model.schedules import inherited, rate
 from pipeline.model.settings import FitConfig
 
 VERSION = 3
@@ -59,6 +59,7 @@ def run(
         folders.check(Path(origin), tokenizer.facts["size"], data.facts["length"])
     last = before["lr_last"] if before else None
     cfg = replace(cfg, schedule=inherited(cfg.schedule, last))
+    _check_steps(cfg, data.facts["sequences"], f"step {job.step}")
     sidecars = [str(job.store.local(name)) for name in data.facts["sidecars"]]
     told = partial(
         phase,
@@ -78,6 +79,16 @@ def run(
     job.facts |= job.launch(told, job.processes)
     job.facts |= {"model": cfg.model, "epochs": data.facts["epochs"]}
     job.facts["tokens_seen"] = job.facts["tokens"] + (before["tokens_seen"] if before else 0)
+
+
+def _check_steps(cfg: Config, sequences: int, at: str) -> None:
+    """The data has a batch, and the schedule ends its warm-up within them all."""
+    if sequences < cfg.batch:
+        raise RecipeError(
+            f"{at}: batch is {cfg.batch}, more sequences than were packed ({sequences}); lower it or "
+            "pack more tokens"
+        )
+    rate(cfg.schedule, 0, sequences // cfg.batch)
 
 
 def _check_start(cfg: Config, start: Artifact | None, tokenizer: Artifact, at: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from pipeline.core.errors import StageError
@@ -24,12 +25,20 @@ def release(folder: Path, row: Mapping[str, Any], to: Path) -> None:
     card = json.loads((folder / "model" / "icefloe.json").read_text())
     model = _model(folder / "model")
     given = checkpoint.weights(folder / row["path"])
-    missing, unexpected = model.load_state_dict(given, strict=False)
-    tied = set(getattr(model, "all_tied_weights_keys", ()))
-    if other := [*unexpected, *(name for name in missing if name not in tied)]:
+    if other := _others(model, given):
         raise StageError(f"{folder / row['path']} is another architecture's: {other[0]}")
+    model.load_state_dict(given, strict=False)
     told = card | {"step": row["step"], "tokens": row["tokens"]}
     checkpoint.publish(model, to, folder / "model" / "tokenizer.json", told)
+
+
+def _others(model: nn.Module, given: Mapping[str, torch.Tensor]) -> list[str]:
+    """What only one of them has, or in another shape; a tied weight counts by any of its names."""
+    own = model.state_dict(keep_vars=True)
+    put = {id(own[name]) for name in given if name in own}
+    missing = [name for name, weight in own.items() if id(weight) not in put]
+    wrong = [n for n, w in given.items() if n not in own or own[n].shape != w.shape]
+    return missing + wrong
 
 
 def _model(folder: Path) -> Any:

@@ -91,5 +91,5 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     config = tmp_path / "model" / "config.json"
     told = json.loads(config.read_text()) | {"attention_bias": True}
     config.write_text(json.dumps(told))
-    with pytest.raises(StageError, match="is another architecture's: .*bias"):
+    with pytest.raises(StageError, match=r"is another architecture's: .*bias"):
         release(tmp_path, kept.table(tmp_path)[-1], tmp_path / "out")
