@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cluster.checkpoints import table as kept_table
 from pipeline.core.files import Files
 from pipeline.core.runner import Artifact
 from pipeline.core.store import Store
@@ -267,18 +268,22 @@ def start(text: str) -> str:
 
 
 def phases(trained: Sequence[Entry]) -> list[Row]:
-    """Per training step: its facts and curves; `at` is the number of steps before it, `start` the
-    phase it goes on from."""
+    """Per training step: its facts and curves; `at` is the tokens its model had seen before it,
+    `start` the phase it goes on from, `checkpoints` how many are kept."""
     names = {s.artifact.key: s.name for s in trained if s.artifact}
     out: list[Row] = []
-    at = 0
     for step in trained:
         lines = list(_metrics(step.artifact)) if step.artifact else []
-        told = {"name": step.name, "at": at, "start": None} | step.facts | curves(lines)
+        told = {"name": step.name, "start": None} | step.facts | curves(lines)
         told["start"] = names.get(step.manifest["identity"]["inputs"].get("start"))
-        out.append(told)
-        at += len(lines)
+        told["at"] = step.facts["tokens_seen"] - step.facts["tokens"]
+        out.append(told | {"checkpoints": len(checkpoints([step]))})
     return out
+
+
+def checkpoints(trained: Sequence[Entry]) -> list[Row]:
+    """The kept checkpoints of training steps: phase, step, tokens, loss, path in the store."""
+    return kept_table([(s.name, s.artifact) for s in trained if s.artifact])
 
 
 def _metrics(artifact: Artifact) -> Iterator[Row]:
@@ -288,21 +293,32 @@ def _metrics(artifact: Artifact) -> Iterator[Row]:
 
 
 def curves(lines: Sequence[Row]) -> Row:
-    """Loss, smoothed loss and learning rate at no more than POINTS of the steps (`x`, from 0), and
-    the median tokens per second."""
+    """Loss, smoothed loss and learning rate at no more than POINTS of the steps; `x` is the tokens
+    of the phase by then; and the median tokens per second, steps left out, and held-out bits."""
     at = np.unique(np.linspace(0, max(0, len(lines) - 1), POINTS).astype(int))[: len(lines)]
     loss = np.array([r["loss"] for r in lines], float)
     window = max(1, len(lines) // 40) | 1
     smooth = smoothed(loss, window)
     return {
-        "length": len(lines),
+        "length": lines[-1]["tokens"] if lines else 0,
         "window": window,
-        "x": [int(i) for i in at],
+        "x": [lines[i]["tokens"] for i in at],
         "loss": numbers(loss[i] for i in at),
         "smooth": numbers(smooth[i] for i in at),
         "lr": numbers(lines[i]["lr"] for i in at),
         "speed": float(np.median([r["tokens_per_s"] for r in lines])) if lines else None,
+        "skipped": sum(r["skipped"] for r in lines),
+        "heldout": _heldout([r for r in lines if "heldout" in r]),
     }
+
+
+def _heldout(lines: Sequence[Row]) -> Row:
+    """Held-out bits per byte of each language where they were measured; `x` as in `curves`."""
+    every = max(1, len(lines) // POINTS)
+    found = [*lines[:-1:every], *lines[-1:]]
+    names = sorted({name for r in found for name in r["heldout"]})
+    bits = {name: numbers(r["heldout"].get(name, math.nan) for r in found) for name in names}
+    return {"x": [r["tokens"] for r in found], "bits": bits}
 
 
 def smoothed(values: np.ndarray, window: int) -> np.ndarray:

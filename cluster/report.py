@@ -56,6 +56,7 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         judge=findings.judge(steps),
         quality=findings.quality(steps),
         phases=findings.phases(findings.made(steps, "train")),
+        checkpoints=findings.checkpoints(findings.made(steps, "train")),
         mix=findings.mix(findings.made(steps, "tokenize")),
         costs=[findings.cost(s) for s in steps],
         environment=environment(steps),
