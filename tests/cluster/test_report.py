@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import findings, report, runs
+from cluster import curves, findings, report, runs
 from cluster.findings import Entry, Metric
 from pipeline.core import recipe, runner
 from pipeline.core.errors import RecipeError
@@ -416,16 +416,16 @@ def partial_artifact(store: Store, facts: dict[str, Any]) -> Artifact:
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
     each = {"lr": 1e-3, "tokens_per_s": 10.0, "skipped": 0}
     lines = [each | {"loss": float(i), "tokens": i, "heldout": {"C": 1.0}} for i in range(10_000)]
-    told = findings.curves(lines)
-    assert len(told["x"]) == len(told["loss"]) == findings.POINTS
+    told = curves.curves(lines)
+    assert len(told["x"]) == len(told["loss"]) == curves.POINTS
     assert (told["loss"][0], told["loss"][-1], told["length"]) == (0, 9999, 9999)
-    assert len(told["heldout"]["x"]) <= findings.POINTS * 2
+    assert len(told["heldout"]["x"]) <= curves.POINTS * 2
     assert (told["heldout"]["x"][0], told["heldout"]["x"][-1]) == (0, 9999)
 
 
 def test_smoothing_is_the_mean_of_what_is_there() -> None:
-    assert findings.smoothed(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
-    assert findings.smoothed(np.array([]), 1).tolist() == []
+    assert curves.smoothed(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
+    assert curves.smoothed(np.array([]), 1).tolist() == []
 
 
 def test_start_cuts_long_files_and_long_lines() -> None:
