@@ -275,6 +275,30 @@ def verify(run: RunName = None, store: StoreUri = "store", as_json: AsJson = Fal
 
 
 @cli.command()
+def export(
+    step: Annotated[str, typer.Argument(help="A train step of the run.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to write.")],
+    number: Annotated[
+        int | None, typer.Option("--step", min=1, help="Steps it had taken; the last if left out.")
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="A run; the latest if left out.")] = None,
+    store: StoreUri = "store",
+) -> None:
+    """Write a checkpoint of a training phase as a Hugging Face folder, for plain transformers.
+
+    Example: icefloe export phase1 --step 1000 --to ./at-1000
+    """
+    from cluster.checkpoints import write
+
+    where = Store(store)
+    row = write(runs.artifact(where, runs.named(where, run), step), step, number, to)
+    out.print(
+        f"{escape(step)} after {row['step']:,} steps, {row['tokens']:,} tokens, "
+        f"loss {row['loss']:.3f}: {escape(str(to))}"
+    )
+
+
+@cli.command()
 def serve(
     run: RunName = None,
     port: int = 8000,

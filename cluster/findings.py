@@ -1,13 +1,11 @@
-"""What the manifests, layers and metrics of a run say, as plain rows for the report.
+"""What the manifests and layers of a run say, as plain rows for the report.
 
 Every function takes the run's steps in recipe order, made or not, and gives numbers: no words, no
 markup. Knows nothing of how the steps were made.
 """
 
-import json
-import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +18,6 @@ from pipeline.core.runner import Artifact
 from pipeline.core.store import Store
 
 Row = dict[str, Any]
-POINTS = 1500
-"""Points of a curve at most; more cannot be told apart on a screen (ours)."""
 BINS = 20
 """Bars of a score histogram (ours)."""
 LARGEST = 12
@@ -264,58 +260,6 @@ def start(text: str) -> str:
     cut = [x if len(x) <= WIDTH else f"{x[:WIDTH]} …" for x in lines[:LINES]]
     more = len(lines) - LINES
     return "\n".join([*cut, f"… {more:,} more lines"] if more > 0 else cut)
-
-
-def phases(trained: Sequence[Entry]) -> list[Row]:
-    """Per training step: its facts and curves; `at` is the number of steps before it, `start` the
-    phase it goes on from."""
-    names = {s.artifact.key: s.name for s in trained if s.artifact}
-    out: list[Row] = []
-    at = 0
-    for step in trained:
-        lines = list(_metrics(step.artifact)) if step.artifact else []
-        told = {"name": step.name, "at": at, "start": None} | step.facts | curves(lines)
-        told["start"] = names.get(step.manifest["identity"]["inputs"].get("start"))
-        out.append(told)
-        at += len(lines)
-    return out
-
-
-def _metrics(artifact: Artifact) -> Iterator[Row]:
-    where = (artifact.stage, artifact.key, "metrics.jsonl")
-    if artifact.store.exists(*where):
-        yield from map(json.loads, artifact.store.read(*where).splitlines())
-
-
-def curves(lines: Sequence[Row]) -> Row:
-    """Loss, smoothed loss and learning rate at no more than POINTS of the steps (`x`, from 0), and
-    the median tokens per second."""
-    at = np.unique(np.linspace(0, max(0, len(lines) - 1), POINTS).astype(int))[: len(lines)]
-    loss = np.array([r["loss"] for r in lines], float)
-    window = max(1, len(lines) // 40) | 1
-    smooth = smoothed(loss, window)
-    return {
-        "length": len(lines),
-        "window": window,
-        "x": [int(i) for i in at],
-        "loss": numbers(loss[i] for i in at),
-        "smooth": numbers(smooth[i] for i in at),
-        "lr": numbers(lines[i]["lr"] for i in at),
-        "speed": float(np.median([r["tokens_per_s"] for r in lines])) if lines else None,
-    }
-
-
-def smoothed(values: np.ndarray, window: int) -> np.ndarray:
-    """Centred running mean over `window` (odd) values, over fewer at the ends."""
-    if not len(values):
-        return values
-    ones = np.ones(window)
-    return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
-
-
-def numbers(values: Iterable[float]) -> list[float | None]:
-    """Four significant digits each; None for what is no number, which JSON does not have."""
-    return [float(f"{v:.4g}") if math.isfinite(v) else None for v in values]
 
 
 def mix(tokenized: Sequence[Entry]) -> dict[str, list[Row]]:

@@ -1,7 +1,7 @@
 """The page of a run: what came out, where every file went, how training went, how to do it again.
 
 One self-contained HTML file that needs no network, written beside the run's pointers at any moment
-of a run. Words, looks and charts are in report.html.j2, the numbers come from `findings`.
+of a run. Words, looks and charts are in report.html.j2, the numbers come from `findings` and `curves`.
 """
 
 import platform
@@ -15,7 +15,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from cluster import findings, look, runs
+from cluster import curves, findings, look, runs
 from cluster.findings import Entry
 from cluster.start import cores
 from pipeline.core.store import Store
@@ -55,7 +55,8 @@ def render(run: str, record: dict[str, Any], steps: Sequence[Entry], uri: str) -
         said=look.said,
         judge=findings.judge(steps),
         quality=findings.quality(steps),
-        phases=findings.phases(findings.made(steps, "train")),
+        phases=curves.phases(findings.made(steps, "train")),
+        checkpoints=curves.checkpoints(findings.made(steps, "train")),
         mix=findings.mix(findings.made(steps, "tokenize")),
         costs=[findings.cost(s) for s in steps],
         environment=environment(steps),

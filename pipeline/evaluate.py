@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import json
 import logging
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,11 +32,10 @@ from pipeline.core.suites import find
 from pipeline.kernels.exercises import exercises
 from pipeline.kernels.mutate import mutants
 from pipeline.kernels.syntax import documented
+from pipeline.model.bits import bits, plain, windows, within
 from pipeline.model.separation import wilson
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
     from pipeline.model.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -154,12 +152,6 @@ def read_tasks(path: Path) -> list[Task]:
     return tasks
 
 
-def within(texts: Sequence[str], budget: int) -> list[str]:
-    """The first texts that have together at most `budget` UTF-8 bytes; at least one."""
-    sizes = np.cumsum([len(t.encode()) for t in texts])
-    return list(texts[: max(1, int(np.searchsorted(sizes, budget, side="right")))])
-
-
 def bits_per_byte(engine: Engine, texts: Sequence[str]) -> float:
     """Negative log2-probability of the texts over their UTF-8 bytes; ValueError if there are none.
 
@@ -168,23 +160,16 @@ def bits_per_byte(engine: Engine, texts: Sequence[str]) -> float:
     size = sum(len(t.encode()) for t in texts)
     if size == 0:
         raise ValueError("no text to measure bits per byte on")
-    step, end = engine.context - 1, end_token(engine)
-    documents = encode(engine, texts)
-    windows = [[end, *d[i : i + step]] for d in documents for i in range(0, len(d), step)]
-    nats = -sum(float(w.sum(dtype=np.float64)) for w in engine.logprobs(windows))
-    return nats / math.log(2) / size
+    cut = windows(encode(engine, texts), engine.context, end_token(engine))
+    nats = -sum(float(w.sum(dtype=np.float64)) for w in engine.logprobs(cut))
+    return bits(nats, size)
 
 
 def encode(engine: Engine, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of plain text; a sentinel spelled out in a text is just text."""
-    return [e.ids for e in plain(engine).encode_batch(list(texts), add_special_tokens=False)]
-
-
-def plain(engine: Engine) -> Tokenizer:
-    """The engine's tokenizer, reading special tokens in a text as ordinary characters."""
-    tokenizer = type(engine.tokenizer).from_str(engine.tokenizer.to_str())
-    tokenizer.encode_special_tokens = True
-    return tokenizer
+    return [
+        e.ids for e in plain(engine.tokenizer).encode_batch(list(texts), add_special_tokens=False)
+    ]
 
 
 def end_token(engine: Engine) -> int:

@@ -1,4 +1,4 @@
-"""The release: the model, the annotator that chose its data, cards, and a table of checkpoints.
+"""The release: the model, the annotator that chose its data, cards, a table of all checkpoints.
 
 Ordinary folders in Hugging Face layout; nothing of ours is needed to load them. The cards are
 written from the manifests, so they state what was done (Crystal's release discipline).
@@ -15,7 +15,7 @@ from pipeline.core.files import Files
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 
-VERSION = 2
+VERSION = 3
 
 
 @config
@@ -137,17 +137,13 @@ def data_card(cfg: Config, files: Files, job: Job) -> str:
 
 
 def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
-    """phase, step, tokens, loss, content digest of every phase's model (OLMo's table)."""
+    """Every kept checkpoint of every phase (as OLMo and Crystal publish): `path` is in the store,
+    `tokens` are all that the model had seen, `digest` is of the phase's content."""
     with open(path, "w", newline="") as f:
         out = csv.writer(f, lineterminator="\n")
-        out.writerow(["phase", "step", "tokens", "loss", "digest"])
+        out.writerow(["phase", "step", "tokens", "loss", "path", "digest"])
         for name, a in phases.items():
-            out.writerow(
-                [
-                    name,
-                    a.facts["steps"],
-                    a.facts["tokens_seen"],
-                    a.facts["loss_last"],
-                    a.digest,
-                ]
-            )
+            before, where = a.facts["tokens_seen"] - a.facts["tokens"], f"{a.stage}/{a.key}"
+            for r in json.loads((a.folder / "checkpoints.json").read_text()):
+                told = (r["step"], before + r["tokens"], r["loss"])
+                out.writerow([name, *told, f"{where}/{r['path']}", a.digest])

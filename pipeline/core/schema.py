@@ -97,4 +97,4 @@ def uid(source: str, repo: str, path: str, content: str) -> str:
 
 def is_log(name: str) -> bool:
     """Files with times in them: hashed in the manifest, but no part of the content's digest."""
-    return name.endswith((".jsonl", ".html")) or name.startswith("checkpoints/")
+    return name.endswith((".jsonl", ".html")) or name.startswith(("checkpoints/", "logs/"))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     PhiConfig,
@@ -24,6 +25,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from pipeline.core.errors import RecipeError, did_you_mean
 from pipeline.core.schema import END, FIM_PAD
+from pipeline.model import folders
 
 
 class Scale(NamedTuple):
@@ -50,20 +52,17 @@ class Architecture:
 def build(name: str, vocab_size: int, context: int, seed: int) -> Any:
     """A float32 causal language model on the CPU, in evaluation mode.
 
-    name: one of ARCHITECTURES, with new weights drawn from `seed`; or a local folder, with its own.
-    vocab_size, context: ids and places it must have; RecipeError where a folder's has fewer, or for
-    an unknown name. The same weights for the same arguments; torch's global seed stays as it is.
+    name: one of ARCHITECTURES, with new weights drawn from `seed`; or a local folder, with its own,
+    or new ones where it has a config.json alone. vocab_size, context: ids and places it must have;
+    RecipeError where a folder's has fewer or is damaged, or for an unknown name. The same weights
+    for the same arguments; torch's global seed stays as it is.
     """
     if Path(name).is_dir():
-        return _load(Path(name), vocab_size, context)
+        return _load(Path(name), vocab_size, context, seed)
     if name not in ARCHITECTURES:
         near = did_you_mean(name, ARCHITECTURES)
         raise RecipeError(f"model is {name!r}: no architecture or folder of that name{near}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _new(name, vocab_size, context)
-        _draw(model, scales(name, model))
-        return model.eval()
+    return _drawn(lambda: _named(name, vocab_size, context), seed)
 
 
 def scales(name: str, model: Any) -> dict[str, Scale]:
@@ -75,6 +74,12 @@ def count(name: str, vocab_size: int, context: int) -> int:
     """Parameters of an architecture, tied ones once; nothing is allocated."""
     with torch.device("meta"):
         return sum(p.numel() for p in _new(name, vocab_size, context).parameters())
+
+
+def _named(name: str, vocab_size: int, context: int) -> Any:
+    model = _new(name, vocab_size, context)
+    _draw(model, scales(name, model))
+    return model
 
 
 def _new(name: str, vocab_size: int, context: int) -> Any:
@@ -94,23 +99,44 @@ def _draw(model: nn.Module, of: Mapping[str, Scale]) -> None:
             weight.mul_(scale.stored)
 
 
-def _load(folder: Path, vocab_size: int, context: int) -> Any:
+def _load(folder: Path, vocab_size: int, context: int, seed: int) -> Any:
+    folders.check(folder, vocab_size, context)
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    made: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-        dtype=torch.float32,
-        attn_implementation="sdpa",
-    )
-    have = (model.get_input_embeddings().num_embeddings, model.config.max_position_embeddings)
-    if have[0] < vocab_size or have[1] < context:
-        raise RecipeError(
-            f"model {folder} has {have[0]} ids and {have[1]} places; this tokenizer and data need "
-            f"{vocab_size} and {context}"
+    try:
+        if not folders.weights(folder):
+            config = AutoConfig.from_pretrained(folder, **local)
+            return _drawn(lambda: AutoModelForCausalLM.from_config(config, **made), seed)
+        model, told = AutoModelForCausalLM.from_pretrained(
+            folder, **local, **made, use_safetensors=True, output_loading_info=True
         )
+    except (OSError, ValueError, RuntimeError, KeyError) as e:
+        raise RecipeError(f"model {folder} cannot be loaded: {str(e).splitlines()[0]}") from e
+    _check_loaded(folder, model, told)
     return model.eval()
+
+
+def _drawn(make: Callable[[], Any], seed: int) -> Any:
+    """A new model whose weights come from the seed; torch's global one stays as it is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make().eval()
+
+
+def _check_loaded(folder: Path, model: nn.Module, told: Mapping[str, Any]) -> None:
+    """RecipeError for weights that are another architecture's, or that are no numbers."""
+    if other := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
+        raise RecipeError(
+            f"model {folder}: its weights are not of the architecture in its config.json; "
+            f"{len(other)} are missing or of another shape, such as {other[0]}"
+        )
+    bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
+    if bad:
+        raise RecipeError(
+            f"model {folder}: {len(bad)} weights hold NaN or infinity, such as {bad[0]}; start from "
+            "an earlier checkpoint"
+        )
 
 
 def _common(layers: int, width: int, ffn: int, heads: int, vocab: int, context: int) -> Any:

@@ -87,6 +87,11 @@ def carry(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> N
     _put(path, model, optimizer)
 
 
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights by name, whole, on the host; `path` is its folder."""
+    return dict(load_file(path / MODEL))
+
+
 def keep(folder: Path, last: int) -> None:
     """Delete all but the `last` newest checkpoints."""
     for path in sorted(folder.glob("step-*"))[:-last]:

@@ -2,14 +2,14 @@
 
 AdamW, gradients averaged over the processes of a `World`, exact resume: after kill -9 the same call
 goes on from the newest checkpoint to bit-equal weights on the same CPU and thread count. Plain
-causal attention over the whole sequence, as in SnowCoder, or inside documents. Nothing waits for a
-GPU within a step; the next batch is built meanwhile. Knows nothing of Ray or recipes.
+causal attention over the whole sequence, as in SnowCoder. Knows nothing of Ray or recipes.
 """
 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,37 @@ from torch import nn
 
 from pipeline.core.errors import RecipeError
 from pipeline.core.log import progress
-from pipeline.model import checkpoint, speed
+from pipeline.model import checkpoint, heldout, kept, loggers, speed
 from pipeline.model.architectures import Scale
 from pipeline.model.batches import Batches
+from pipeline.model.bits import Slice
 from pipeline.model.feed import Part, ahead, parts
 from pipeline.model.flops import utilisation
 from pipeline.model.machine import borrowed
-from pipeline.model.metrics import Step, cut, ignore, record
+from pipeline.model.metrics import Book, Step, before_step, cut, ignore, record
 from pipeline.model.objective import Objective
 from pipeline.model.optimizer import PLAIN, adamw, clip
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
+from pipeline.model.spikes import Spikes
 from pipeline.model.world import World, quiet
 
 log = logging.getLogger(__name__)
+NOTHING: Mapping[str, Slice] = {}
+NEW = {"steps": 0, "tokens": 0, "skipped": 0, "loss_first": None, "loss_last": None, "seconds": 0.0}
+"""The record of a phase before its first step."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every step of a phase works with."""
+
+    net: nn.Module
+    optimizer: torch.optim.Optimizer
+    spikes: Spikes
+    batches: Batches
+    cfg: FitConfig
+    world: World
 
 
 def fit(
@@ -44,37 +61,58 @@ def fit(
     world: World | None = None,
     before: Path | None = None,
     scales: Mapping[str, Scale] = PLAIN,
+    slices: Mapping[str, Slice] = NOTHING,
+    name: str = "train",
     on_step: Callable[[dict[str, Any]], None] = ignore,
 ) -> dict[str, Any]:
     """Train `model` in place on every step of `batches`, or on those left after a kill.
 
-    folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far,
-    tokens_per_s) and checkpoints/; nothing else is written. before: the folder of the phase whose
-    optimizer goes on (`optimizer: carry`). scales: of the weights, by name, that are not plain
-    (`architectures.scales`). on_step sees each line's record, in every process.
-    Returns steps, tokens, loss_first, loss_last and seconds of the steps that count.
-    RecipeError for settings that cannot work; StageError when the loss is not finite.
+    folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far, skipped,
+    tokens_per_s, on a GPU mfu_full and mfu_causal, wait: the share of the time without data, memory:
+    bytes at most, heldout where it was measured), checkpoints/ and their table; logs/ where `log_to` asks for it. before: the
+    folder of the phase whose optimizer goes on (`optimizer: carry`). scales: of the weights, by
+    name, that are not plain (`architectures.scales`). slices: held-out text by language. name: the
+    phase's, for people. on_step sees each line's record, in every process.
+    Returns steps, tokens, loss_first, loss_last, lr_last, skipped, seconds of the steps that count,
+    and heldout. RecipeError for settings that cannot work; StageError when the loss is not finite.
     """
     world = world or World()
     _check(batches, cfg, world)
+    marks, stops = kept.due(batches, cfg), heldout.due(batches.steps, cfg, slices)
+    used = utilisation(model, batches.length, world.device, world.size)
     with borrowed(cfg.threads, world.device):
         model.to(world.device).train()
         optimizer = adamw(model, cfg, scales)
-        meta = _resume(model, optimizer, cfg, folder, world, before)
-        net = world.wrap(Objective(model))
-        used = utilisation(model, batches.length, world.device, world.size)
-        tokens = batches.steps * batches.size * batches.length // world.size
-        quick = speed.quick(model, cfg, tokens, batches.length, world.device)
-        with quick, progress("train", batches.steps) as advance:
+        meta = _resume(model, optimizer, cfg, folder, world, before, name)
+        spikes = Spikes(cfg, world, before_step(folder / "metrics.jsonl", meta["steps"]))
+        run = Run(world.wrap(Objective(model)), optimizer, spikes, batches, cfg, world)
+        told = loggers.logged(cfg, folder / "logs", name, meta["steps"], world, on_step)
+        with _quick(model, run), progress(name, batches.steps) as advance, told as tell:
+            book = Book(name, folder, batches, world, tell, used)
             advance(meta["steps"])
-            for taken in _rounds(net, optimizer, batches, cfg, world, meta["steps"]):
-                meta = record(taken, meta, batches, folder, world, on_step, used)
+            for taken in _rounds(run, meta["steps"], marks | stops):
+                done = taken[-1].number + 1
+                held = _measure(run, slices) if done in stops else None
+                meta = record(taken, meta, book, held)
                 advance(len(taken))
-                if world.rank == 0 and _due(meta["steps"], batches.steps, cfg):
-                    checkpoint.save(folder / "checkpoints", meta["steps"], model, optimizer, meta)
-                    checkpoint.keep(folder / "checkpoints", cfg.keep)
+                if world.rank == 0 and done in marks:
+                    checkpoint.save(folder / "checkpoints", done, model, optimizer, meta)
+                    kept.leave(folder, name, meta, cfg)
         model.eval()
     return meta
+
+
+def _quick(model: Any, run: Run) -> AbstractContextManager[None]:
+    length, batches = run.batches.length, run.batches
+    tokens = batches.steps * batches.size * length // run.world.size
+    return speed.quick(model, run.cfg, tokens, length, run.world.device)
+
+
+def _measure(run: Run, slices: Mapping[str, Slice]) -> dict[str, float]:
+    def forward(ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return _forward(run, Part(ids, labels, None))
+
+    return heldout.measure(run.net, forward, slices, run.cfg, run.world)
 
 
 def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
@@ -89,6 +127,7 @@ def _check(batches: Batches, cfg: FitConfig, world: World) -> None:
     if cfg.batch % world.size:
         raise RecipeError(f"batch is {cfg.batch}: not a multiple of {world.size} processes")
     rate(cfg.schedule, 0, batches.steps)
+    loggers.check(cfg)
 
 
 def _resume(
@@ -98,75 +137,63 @@ def _resume(
     folder: Path,
     world: World,
     before: Path | None,
+    name: str,
 ) -> dict[str, Any]:
     """The newest checkpoint's weights, moments and record, or a new record."""
     meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer)
     if meta is not None:
-        log.info("train      goes on from step %d", meta["steps"])
+        log.info("%-10s goes on from step %d", name, meta["steps"])
     elif cfg.optimizer == "carry":
         if before is None:
             raise RecipeError("optimizer is carry, but there is no phase before; use reset")
         checkpoint.carry(before / "checkpoints", model, optimizer)
-    start = meta or {"steps": 0, "tokens": 0, "loss_first": None, "loss_last": None, "seconds": 0.0}
+    start = meta or dict(NEW)
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         cut(folder / "metrics.jsonl", start["steps"])
+        if meta:
+            kept.note(folder, name, meta)
     return start
 
 
-def _due(done: int, steps: int, cfg: FitConfig) -> bool:
-    return done == steps or done % cfg.checkpoint_every == 0
-
-
-def _rounds(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Batches,
-    cfg: FitConfig,
-    world: World,
-    start: int,
-) -> Iterator[list[Step]]:
-    """Take the steps from `start` on, and give them in the portions that are read together."""
+def _rounds(run: Run, start: int, ends: frozenset[int]) -> Iterator[list[Step]]:
+    """Take the steps from `start` on, and give them in the portions that are read together; each of
+    `ends` (steps done) ends one."""
     taken: list[Step] = []
-    load = partial(parts, batches, cfg.micro, world)
-    with closing(ahead(load, range(start, batches.steps))) as fed:
-        for number, given, _ in fed:
-            taken.append(_step(net, optimizer, given, batches, cfg, world, number))
+    load = partial(parts, run.batches, run.cfg.micro, run.world)
+    with closing(ahead(load, range(start, run.batches.steps))) as fed:
+        for number, given, waited in fed:
+            taken.append(_step(run, number, given, waited))
             speed.collect(number)
-            if len(taken) >= cfg.log_every or _due(number + 1, batches.steps, cfg):
+            if len(taken) >= run.cfg.log_every or number + 1 in ends:
                 yield taken
                 taken = []
 
 
-def _step(
-    net: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    given: Sequence[Part],
-    batches: Batches,
-    cfg: FitConfig,
-    world: World,
-    number: int,
-) -> Step:
+def _step(run: Run, number: int, given: Sequence[Part], waited: float) -> Step:
     """One optimizer step; its loss is the mean over every predicted token of the global batch."""
-    began = time.perf_counter()
-    torch.manual_seed((cfg.seed * batches.steps + number) * world.size + world.rank)
-    lr = rate(cfg.schedule, number, batches.steps)
-    for group in optimizer.param_groups:
+    began = time.perf_counter() - waited
+    batches, world = run.batches, run.world
+    torch.manual_seed((run.cfg.seed * batches.steps + number) * world.size + world.rank)
+    lr = rate(run.cfg.schedule, number, batches.steps)
+    for group in run.optimizer.param_groups:
         group["lr"] = lr * group["scale"].lr * group["scale"].stored
     loss = torch.zeros((), device=world.device)
     for at, part in enumerate(given):
-        with quiet(net, at + 1 < len(given)):
-            share = _forward(net, part, world.device) / batches.targets(number)
+        with quiet(run.net, at + 1 < len(given)):
+            share = _forward(run, part) / batches.targets(number)
             (share * world.size).backward()  # type: ignore[no-untyped-call]
         loss += share.detach()
-    norm = clip(optimizer, cfg.clip)
-    optimizer.step()
-    optimizer.zero_grad()
-    return Step(number, began, loss, norm, lr)
+    norm = clip(run.optimizer, run.cfg.clip)
+    skipped = run.spikes.check(run.optimizer, loss, norm)
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    return Step(number, began, waited, loss, norm, skipped, lr)
 
 
-def _forward(net: nn.Module, part: Part, device: torch.device) -> torch.Tensor:
+def _forward(run: Run, part: Part) -> torch.Tensor:
     """The summed loss; bfloat16 on an accelerator, float32 on a CPU."""
+    device = run.world.device
     given = [None if x is None else x.to(device, non_blocking=True) for x in part]
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-        return net(*given)  # type: ignore[no-any-return]
+        return run.net(*given)  # type: ignore[no-any-return]

@@ -3,13 +3,19 @@
 Imports no torch, so that recipes are checked without it.
 """
 
+from dataclasses import field
 from typing import Literal
 
-from pipeline.core.config import Share, Tokens, config
+from pipeline.core.config import Bytes, Share, Tokens, config
 from pipeline.model.schedules import Schedule
 
 _SMALL = ("hidden", "layers", "heads")
 """Settings of the small encoder alone."""
+_COUNTS = (
+    *("batch", "micro", "checkpoint_every", "checkpoint_tokens", "keep"),
+    *("log_every", "heldout_every", "heldout_bytes", "threads"),
+)
+"""Settings of a phase that are 1 or more."""
 
 
 @config
@@ -35,12 +41,21 @@ class FitConfig:
     mask_documents: bool = False
     """Attend inside documents alone, count positions in each, and predict nothing across a border
     (ours: off; phase 1 of SnowCoder wants a repository's files to see each other)."""
+    skip: float | None = None
+    """Leave out a step whose loss or gradient norm lies more than this many standard deviations above
+    its mean over the `skip_window` steps before (OLMo-core's SkipStep: 6); none takes every step,
+    as the papers do."""
+    skip_window: int = 128
+    """Steps that a spike is told by; none is left out before half of them are there (OLMo-core)."""
     spm_rate: Share = 0.5
     """Share of infilled pieces that are suffix first (Bavarian 2207.14255: half)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; there is always one after the last step (Pythia: 1000)."""
-    keep: int = 2
-    """Checkpoints kept: the newest, and one to fall back on when it is damaged (ours)."""
+    checkpoint_tokens: Tokens | None = None
+    """Tokens between checkpoints, in place of steps (Crystal counts in tokens; none counts steps)."""
+    keep: int | Literal["all"] = 2
+    """Checkpoints kept: the newest, and one to fall back on when it is damaged (ours); `all` for
+    those who study training (Crystal 2411.04156 publishes every one)."""
     log_every: int = 10
     """Steps between writes to metrics.jsonl, which has a line for each (ours: reading a loss makes
     a GPU wait)."""
@@ -50,15 +65,30 @@ class FitConfig:
     recompute: bool = False
     """Keep a layer's input alone and compute the rest again for the backward pass: far less memory,
     a third more time (ours: off, 1.3B parameters at 8192 fit a GPU of 80 GB without)."""
+    log_to: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = field(
+        default=(), metadata={"identity": False}
+    )
+    """Where the lines of metrics.jsonl go beside that file, each by its own library (ours: nowhere)."""
+    heldout_every: int = 1000
+    """Steps between measurements on the held-out documents, which are also taken after the last step
+    (ours, as often as checkpoints)."""
+    heldout_bytes: Bytes = 200_000
+    """Held-out text measured of each language: whole documents until so many bytes (ours)."""
     threads: int = 2
     """CPU threads; another count rounds differently, so it is part of the identity (ours)."""
     seed: int = 0
     """Of new weights, infilling and dropout."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "micro", "keep", "checkpoint_every", "log_every", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more")
+        for name in _COUNTS:
+            if (given := getattr(self, name)) not in (None, "all") and given < 1:
+                raise ValueError(f"{name} is {given}: 1 or more")
+        if self.skip is not None and not (self.skip > 0 and self.skip_window >= 4):
+            raise ValueError(
+                f"skip is {self.skip} (above 0), skip_window {self.skip_window} (4 or more)"
+            )
+        if len(set(self.log_to)) < len(self.log_to):
+            raise ValueError(f"log_to is {list(self.log_to)}: one is named twice")
         if self.clip <= 0 or not 0 <= self.spm_rate <= 1:
             raise ValueError(f"clip is {self.clip} (above 0), spm_rate {self.spm_rate} (0 to 1)")
 

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cluster import findings, report, runs
+from cluster import curves, findings, report, runs
 from cluster.findings import Entry, Metric
 from pipeline.core import recipe, runner
 from pipeline.core.errors import RecipeError
@@ -137,13 +137,14 @@ def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> Non
     facts = {
         "model": "tiny",
         "steps": len(losses),
-        "tokens": 2048,
+        "tokens": 32,
+        "tokens_seen": 32,
         "epochs": 2,
         "loss_first": losses[0],
         "loss_last": losses[-1],
     }
     first = by_hand(store, "phase1", {}, facts)
-    second = by_hand(store, "phase2", {"start": first}, facts)
+    second = by_hand(store, "phase2", {"start": first}, facts | {"tokens_seen": 64})
     for key in (first, second):
         lines = [
             {
@@ -151,12 +152,16 @@ def finish(store: Store, losses: Sequence[float], models: dict[str, Any]) -> Non
                 "loss": loss,
                 "lr": 0.001,
                 "grad_norm": 1.0,
-                "tokens": 8 * i,
+                "tokens": 8 * (i + 1),
+                "skipped": i % 2,
                 "tokens_per_s": 100.0,
             }
+            | ({"heldout": {"Python": 3.0 - i, "C++": 4.0}} if i % 2 else {})
             for i, loss in enumerate(losses)
         ]
         store.create("\n".join(map(json.dumps, lines)).encode(), "train", key, "metrics.jsonl")
+        row = {"phase": "p", "step": 4, "tokens": 32, "loss": 2.0, "path": "checkpoints/step-4"}
+        store.create(json.dumps([row]).encode(), "train", key, "checkpoints.json")
     job = Job(
         store=store, step="scored", stage="annotate", version=1, key="k", identity={}, workers=0,
         processes=1, connect=lambda: None, launch=print,
@@ -288,7 +293,15 @@ def test_whole_run_shows_results_and_draws_every_chart(whole: Store) -> None:
     assert "phase2from phase1" in page.shown
     data = json.loads(page.blocks[0], parse_constant=pytest.fail)
     assert [p["loss"] for p in data["phases"]] == [[4.0, 3.0, None, 2.0]] * 2
-    assert [p["at"] for p in data["phases"]] == [0, 4]
+    assert [(p["at"], p["x"]) for p in data["phases"]] == [
+        (0, [8, 16, 24, 32]),
+        (32, [8, 16, 24, 32]),
+    ]
+    held = {"x": [16, 32], "bits": {"C++": [4.0, 4.0], "Python": [2.0, 0.0]}}
+    assert [p["heldout"] for p in data["phases"]] == [held, held]
+    assert [p["skipped"] for p in data["phases"]] == [2, 2]
+    assert "2 checkpoints are kept; icefloe export phase1 --step 4 --to FOLDER" in page.shown
+    assert re.search(r"phase2 ?4 ?64 ?2.000 ?train/\w+/checkpoints/step-4", page.shown)
     charts = {
         a["id"].removeprefix("chart-")
         for _, a in page.tags
@@ -301,6 +314,7 @@ def test_whole_run_shows_results_and_draws_every_chart(whole: Store) -> None:
         "calibration",
         "classes",
         "curves",
+        "heldout",
         "language",
         "licence",
         "seconds",
@@ -400,15 +414,18 @@ def partial_artifact(store: Store, facts: dict[str, Any]) -> Artifact:
 
 
 def test_long_curves_are_thinned_and_keep_their_ends() -> None:
-    lines = [{"loss": float(i), "lr": 1e-3, "tokens_per_s": 10.0} for i in range(10_000)]
-    told = findings.curves(lines)
-    assert len(told["x"]) == len(told["loss"]) == findings.POINTS
-    assert (told["loss"][0], told["loss"][-1], told["length"]) == (0, 9999, 10_000)
+    each = {"lr": 1e-3, "tokens_per_s": 10.0, "skipped": 0}
+    lines = [each | {"loss": float(i), "tokens": i, "heldout": {"C": 1.0}} for i in range(10_000)]
+    told = curves.curves(lines)
+    assert len(told["x"]) == len(told["loss"]) == curves.POINTS
+    assert (told["loss"][0], told["loss"][-1], told["length"]) == (0, 9999, 9999)
+    assert len(told["heldout"]["x"]) <= curves.POINTS * 2
+    assert (told["heldout"]["x"][0], told["heldout"]["x"][-1]) == (0, 9999)
 
 
 def test_smoothing_is_the_mean_of_what_is_there() -> None:
-    assert findings.smoothed(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
-    assert findings.smoothed(np.array([]), 1).tolist() == []
+    assert curves.smoothed(np.array([1.0, 2.0, 6.0]), 3).tolist() == [1.5, 3.0, 4.0]
+    assert curves.smoothed(np.array([]), 1).tolist() == []
 
 
 def test_start_cuts_long_files_and_long_lines() -> None:

@@ -149,9 +149,10 @@ def test_a_folder_is_continued(tmp_path: Path) -> None:
     folder = tiny_model_folder(tmp_path / "m")
     model = build(str(folder), 320, 128, seed=0)
     assert model.dtype == torch.float32
-    with pytest.raises(RecipeError, match=r"has 320 ids and 128 places.*400 and 128"):
+    assert build(str(folder), 100, 64, seed=0).get_input_embeddings().num_embeddings == 320
+    with pytest.raises(RecipeError, match=r"vocab_size is 320, but the tokenizer has 400 ids"):
         build(str(folder), 400, 128, seed=0)
-    with pytest.raises(RecipeError, match="320 and 256"):
+    with pytest.raises(RecipeError, match=r"its context is 128 tokens, .* sequences of 256"):
         build(str(folder), 320, 256, seed=0)
 
 

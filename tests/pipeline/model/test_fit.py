@@ -55,12 +55,16 @@ def test_it_learns_and_accounts_for_every_step(tmp_path: Path) -> None:
     lines = metrics(tmp_path / "out")
     assert lines == seen
     assert [line["step"] for line in lines] == list(range(fed.steps))
-    assert list(lines[0]) == ["step", "loss", "lr", "grad_norm", "tokens", "tokens_per_s"]
+    assert list(lines[0]) == [
+        *("step", "loss", "lr", "grad_norm", "tokens", "skipped"),
+        *("tokens_per_s", "wait", "memory"),
+    ]
     assert lines[-1]["tokens"] == sum(map(fed.tokens, range(fed.steps))) == summary["tokens"]
     assert summary["loss_first"] == lines[0]["loss"] == pytest.approx(5.77, abs=0.1)  # ln 320
     assert summary["loss_last"] == lines[-1]["loss"] < lines[0]["loss"] - 0.2
     assert (summary["steps"], lines[1]["lr"]) == (fed.steps, CONFIG.schedule.peak)
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"metrics.jsonl", "checkpoints"}
+    left = {"metrics.jsonl", "checkpoints", "checkpoints.json"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == left
     assert len(list((tmp_path / "out" / "checkpoints").iterdir())) == CONFIG.keep
 
 
@@ -158,7 +162,9 @@ def test_a_broken_loss_stops_and_names_the_documents(tmp_path: Path) -> None:
         if record["step"] == 2:
             model.model.norm.weight.data.fill_(float("inf"))
 
-    with pytest.raises(StageError, match=r"step 3: loss is nan") as caught:
+    with pytest.raises(
+        StageError, match=r"train, step 3: loss is nan.*show train --batch 3"
+    ) as caught:
         fit(model, fed, CONFIG, folder=tmp_path / "out", on_step=poison)
     assert all(uid in str(caught.value) for uid in fed.pieces(3)["uid"].to_pylist())
     assert len(metrics(tmp_path / "out")) == 3

@@ -1,0 +1,110 @@
+"""The lines of metrics.jsonl sent on: TensorBoard files, Weights & Biases, MLflow.
+
+Each through its own library, imported only when asked for, in the first process alone. Where they
+store is theirs to know (their environment variables), and logs/ beside the metrics where they ask.
+Imports no torch.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.core.config import plain
+from pipeline.core.errors import RecipeError
+from pipeline.model.settings import FitConfig
+
+if TYPE_CHECKING:
+    from pipeline.model.world import World
+
+Line = dict[str, Any]
+Tell = Callable[[Line], None]
+
+LIBRARIES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
+"""tensorboardX writes what TensorBoard reads, without TensorFlow or a server; Ray Train has it."""
+
+
+def check(cfg: FitConfig) -> None:
+    """RecipeError where a library that `log_to` names is not installed."""
+    for kind in cfg.log_to:
+        if find_spec(LIBRARIES[kind]) is None:
+            raise RecipeError(
+                f"log_to is {kind}, but {LIBRARIES[kind]} is not installed: "
+                f"pip install 'icefloe[{kind}]', or leave {kind} out of log_to"
+            )
+
+
+@contextmanager
+def logged(
+    cfg: FitConfig, folder: Path, name: str, start: int, world: "World", on_step: Tell
+) -> Iterator[Tell]:
+    """`on_step` that also tells what `log_to` names; what follows step `start` is told anew.
+
+    folder: for their files; name: the phase's. The libraries are there (`check`).
+    """
+    with ExitStack() as stack:
+        wanted = cfg.log_to if world.rank == 0 else ()
+        tells = [stack.enter_context(_OPENED[k](folder / k, name, start, cfg)) for k in wanted]
+
+        def tell(line: Line) -> None:
+            on_step(line)
+            for one in tells:
+                one(line)
+
+        yield tell
+
+
+def numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    """A line's numbers by name, held-out ones as heldout/LANGUAGE; `step` is left out."""
+    flat = {k: v for k, v in line.items() if k not in ("step", "heldout")}
+    return flat | {f"heldout/{k}": v for k, v in line.get("heldout", {}).items()}
+
+
+@contextmanager
+def _tensorboard(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell]:
+    writer = import_module("tensorboardX").SummaryWriter(str(folder), purge_step=start)
+
+    def tell(line: Line) -> None:
+        for key, value in numbers(line).items():
+            writer.add_scalar(key, value, line["step"])
+
+    with writer:
+        yield tell
+
+
+@contextmanager
+def _wandb(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell]:
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "run"
+    wandb = import_module("wandb")
+    given = {"name": name, "dir": str(folder), "config": plain(cfg)}
+    known = mark.read_text() if mark.exists() else None
+    run = wandb.init(project="icefloe", id=known, resume="allow", **given)
+    mark.write_text(run.id)
+    try:
+        yield lambda line: run.log(numbers(line), step=line["step"])
+    finally:
+        run.finish()
+
+
+@contextmanager
+def _mlflow(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell]:
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "run"
+    mlflow = import_module("mlflow")
+    if not os.environ.get("MLFLOW_TRACKING_URI"):
+        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve()}/mlflow.db")
+    known = mark.read_text() if mark.exists() else None
+    with mlflow.start_run(run_id=known, run_name=None if known else name) as run:
+        mark.write_text(run.info.run_id)
+        yield lambda line: mlflow.log_metrics(numbers(line), step=line["step"])
+
+
+_OPENED: dict[str, Callable[[Path, str, int, FitConfig], Any]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}
