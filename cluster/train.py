@@ -1,14 +1,13 @@
 """Training in one process, or in several under Ray Train: the same fit, the same batches.
 
 Ray starts the processes, joins them into a torch process group (gloo on CPUs, NCCL on GPUs) and
-averages gradients by DDP. The state of a run is fit's own folder, which all processes must share:
+learn together in it. The state of a run is fit's own folder, which all processes must share:
 after a lost worker the group is started again and fit goes on from its newest checkpoint.
 """
 
 import logging
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -83,12 +82,10 @@ def _kind(workers: int) -> str:
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     import ray.train
-    from ray.train.torch import get_device, prepare_model
+    from ray.train.torch import get_device
 
     context = ray.train.get_context()
-    # Buffers are constants (rotary frequencies): by default DDP would send them at every step.
-    wrap = partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False})
-    world = World(context.get_world_rank(), context.get_world_size(), get_device(), wrap)
+    world = World(context.get_world_rank(), context.get_world_size(), get_device())
     return dict(settings["job"](world))
 
 

@@ -98,5 +98,7 @@ def phase(
             "data": digest,
             "infill": facts["infilled"] > 0,
         }
-        checkpoint.publish(model, folder / "model", tokenizer, card)
+        last = checkpoint.newest(folder / "checkpoints") if world.size > 1 else None
+        weights = checkpoint.weights(last) if last else None
+        checkpoint.publish(model, folder / "model", tokenizer, card, weights)
     return dict(summary)

@@ -8,6 +8,7 @@ causal attention over the whole sequence, as in SnowCoder. Knows nothing of Ray 
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from pipeline.model.machine import borrowed
 from pipeline.model.metrics import Step, cut, ignore, record
 from pipeline.model.objective import Objective
 from pipeline.model.optimizer import PLAIN, adamw, clip
+from pipeline.model.saver import saver
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
-from pipeline.model.world import World, quiet
+from pipeline.model.world import Group, World, host_group, quiet, spread
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ def fit(
     """Train `model` in place on every step of `batches`, or on those left after a kill.
 
     folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far,
-    tokens_per_s) and checkpoints/; nothing else is written. before: the folder of the phase whose
+    tokens_per_s) and checkpoints/; nothing else is written. Of a sharded model the weights are in
+    the last checkpoint alone (`checkpoint.weights`). before: the folder of the phase whose
     optimizer goes on (`optimizer: carry`). scales: of the weights, by name, that are not plain
     (`architectures.scales`). on_step sees each line's record, in every process.
     Returns steps, tokens, loss_first, loss_last and seconds of the steps that count.
@@ -53,18 +56,22 @@ def fit(
     world = world or World()
     _check(batches, cfg, world)
     with borrowed(cfg.threads, world.device):
-        model.to(world.device).train()
-        optimizer = adamw(model, cfg, scales)
-        meta = _resume(model, optimizer, cfg, folder, world, before)
-        net = world.wrap(Objective(model))
-        with progress("train", batches.steps) as advance:
+        net = spread(Objective(model.train()), world, cfg.sharding)
+        optimizer, among = adamw(model, cfg, scales), host_group(world)
+        meta = _resume(model, optimizer, cfg, folder, world, among, before)
+        kept = folder / "checkpoints"
+        tidy = partial(checkpoint.keep, kept, cfg.keep)
+        with (
+            saver(kept, world, among, tidy) as behind,
+            progress("train", batches.steps) as advance,
+        ):
             advance(meta["steps"])
             for taken in _rounds(net, optimizer, batches, cfg, world, meta["steps"]):
                 meta = record(taken, meta, batches, folder, world, on_step)
                 advance(len(taken))
-                if world.rank == 0 and _due(meta["steps"], batches.steps, cfg):
-                    checkpoint.save(folder / "checkpoints", meta["steps"], model, optimizer, meta)
-                    checkpoint.keep(folder / "checkpoints", cfg.keep)
+                behind.check()
+                if _due(meta["steps"], batches.steps, cfg):
+                    behind.save(meta["steps"], model, optimizer, meta)
         model.eval()
     return meta
 
@@ -87,16 +94,17 @@ def _resume(
     cfg: FitConfig,
     folder: Path,
     world: World,
+    among: Group,
     before: Path | None,
 ) -> dict[str, Any]:
     """The newest checkpoint's weights, moments and record, or a new record."""
-    meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer)
+    meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer, among)
     if meta is not None:
         log.info("train      goes on from step %d", meta["steps"])
     elif cfg.optimizer == "carry":
         if before is None:
             raise RecipeError("optimizer is carry, but there is no phase before; use reset")
-        checkpoint.carry(before / "checkpoints", model, optimizer)
+        checkpoint.carry(before / "checkpoints", model, optimizer, among)
     start = meta or {"steps": 0, "tokens": 0, "loss_first": None, "loss_last": None, "seconds": 0.0}
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
