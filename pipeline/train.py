@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pipeline.core.config import config
 from pipeline.core.errors import RecipeError
 from pipeline.core.job import Job
+from pipeline.core.recipe import bounds
 from pipeline.core.runner import Artifact
 from pipeline.model.schedules import inherited
 from pipeline.model.settings import FitConfig
@@ -39,6 +40,7 @@ def run(
         raise RecipeError(
             f"step {job.step}: model is {cfg.model}, but it starts from a {before['model']}"
         )
+    _divides(cfg.batch, job)
     last = before["lr_last"] if before else None
     cfg = replace(cfg, schedule=inherited(cfg.schedule, last))
     origin = str(start.folder / "model") if start else cfg.model
@@ -60,6 +62,16 @@ def run(
     job.facts |= job.launch(told, job.processes)
     job.facts |= {"model": cfg.model, "epochs": data.facts["epochs"]}
     job.facts["tokens_seen"] = job.facts["tokens"] + (before["tokens_seen"] if before else 0)
+
+
+def _divides(batch: int, job: Job) -> None:
+    """RecipeError unless every number of processes that there may be takes equal parts of a batch."""
+    least, most = bounds(job.processes)
+    if uneven := [n for n in range(least, most + 1) if batch % n]:
+        raise RecipeError(
+            f"step {job.step}: batch is {batch}: not a multiple of {uneven[0]} processes, and "
+            f"there may be {least} to {most}"
+        )
 
 
 def phase(
