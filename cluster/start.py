@@ -113,6 +113,7 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
     if object_store is None and _memory() < LAPTOP_MEMORY:
         object_store = LAPTOP_STORE
     ray.init(
+        "local",  # by default it would join whatever another user's `ray start` left running here
         num_cpus=num_cpus or cores(),
         include_dashboard=dashboard,
         dashboard_host="127.0.0.1",

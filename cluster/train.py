@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 RESTARTS = 3
 """How often a job that lost a worker is started again (ours)."""
 
+PATIENCE = 10
+"""Seconds that a number of cores or GPUs is waited for before fewer are asked for (ours)."""
+
 Job = Callable[[Any], dict[str, Any]]
 """What each process runs with its World; picklable. Rank 0's answer is the job's."""
 
@@ -90,24 +93,38 @@ def _here(job: Job) -> dict[str, Any]:
 
 def _group(least: int, most: int, groups: list["_Group"]) -> "_Group":
     """The group that stands ready, if it has the size that the cluster now gives; else a new one."""
-    kind, size = _room(least, most)
+    kind, there = _room()
+    size = max(least, min(most, there))
     if groups and groups[0].size != size:
         _end(groups)
     if not groups:
-        groups.append(_Group(size, kind))
+        if there < least:
+            log.warning("train      waits for %d x %s; there is %d", least, kind, there)
+        groups.append(_Group(_had(kind, size, least), kind))
     return groups[0]
 
 
-def _room(least: int, most: int) -> tuple[str, int]:
-    """What each worker gets, "GPU" or "CPU", and how many workers there will be."""
+def _room() -> tuple[str, int]:
+    """What each worker gets, "GPU" or "CPU", and how many of those the cluster says it has."""
     import ray
 
     have = ray.cluster_resources()
     kind = "GPU" if have.get("GPU") else "CPU"
-    there = int(have.get(kind, 0))
-    if there < least:
-        log.warning("train      waits for %d x %s; there is %d", least, kind, there)
-    return kind, max(least, min(most, there))
+    return kind, int(have.get(kind, 0))
+
+
+def _had(kind: str, size: int, least: int) -> int:
+    """How many workers can be had now: of a node that has just died, Ray still counts the cores."""
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    while size > least:
+        asked = placement_group([{kind: 1}] * size)
+        there = asked.wait(PATIENCE)
+        remove_placement_group(asked)
+        if there:
+            break
+        size = max(least, min(size - 1, _room()[1]))
+    return size
 
 
 def _end(groups: list["_Group"]) -> None:
@@ -123,8 +140,8 @@ class _Group:
 
         self.size = size
         self._scratch = tempfile.TemporaryDirectory()  # Ray's notes; a run's state is fit's folder
-        self._keeper = ray.remote(num_cpus=0)(Keeper).remote()
-        self._life = self._keeper.live.remote(size, kind, self._scratch.name)
+        self._keeper = ray.remote(num_cpus=0)(Keeper).remote(size)
+        self._life = self._keeper.live.remote(kind, self._scratch.name)
 
     def ask(self, job: Job) -> dict[str, Any]:
         """Rank 0's answer. Raises the job's user error, ChildProcessError when a worker died."""
@@ -151,26 +168,27 @@ class _Group:
 class Keeper:
     """The actor in which Ray Train runs: hands the workers their jobs, and their answers back."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self._size = size
         self._jobs: list[Job] = []
         self._answers: dict[int, dict[str, Any]] = {}
         self._news = asyncio.Condition()
 
-    async def live(self, size: int, kind: str, scratch: str) -> Exception:
+    async def live(self, kind: str, scratch: str) -> Exception:
         """Keep a group of workers; why it ended."""
         import ray
 
         me = ray.get_runtime_context().current_actor
-        return await asyncio.to_thread(_train, size, kind, scratch, me)
+        return await asyncio.to_thread(_train, self._size, kind, scratch, me)
 
     async def ask(self, job: Job) -> dict[str, Any]:
-        """Have a job done; its answer."""
+        """Have a job done; rank 0's answer, when every rank has one."""
         async with self._news:
-            number = len(self._jobs)
+            self._answers = {}
             self._jobs.append(job)
             self._news.notify_all()
-            await self._news.wait_for(lambda: number in self._answers)
-        return self._answers.pop(number)
+            await self._news.wait_for(lambda: len(self._answers) == self._size)
+        return self._answers[0]
 
     async def take(self, number: int) -> Job:
         """Job `number` of this group, as soon as it is there."""
@@ -178,9 +196,10 @@ class Keeper:
             await self._news.wait_for(lambda: len(self._jobs) > number)
         return self._jobs[number]
 
-    async def answer(self, number: int, told: dict[str, Any]) -> None:
+    async def answer(self, rank: int, told: dict[str, Any]) -> None:
+        """What this rank's job under way has come to."""
         async with self._news:
-            self._answers[number] = told
+            self._answers[rank] = told
             self._news.notify_all()
 
 
@@ -232,8 +251,7 @@ def _worker(settings: dict[str, Any]) -> None:
     keeper, number = settings["keeper"], 0
     while True:
         told = dict(ray.get(keeper.take.remote(number))(world))
-        if world.rank == 0:
-            ray.get(keeper.answer.remote(number, told))
+        ray.get(keeper.answer.remote(world.rank, told))
         number += 1
         gc.collect()
         if world.device.type == "cuda":

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from cluster.start import setup_env
 from cluster.train import launch, launcher
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.model.world import World
@@ -112,7 +113,11 @@ def full(world: World) -> dict[str, Any]:
 @pytest.mark.slow
 def test_workers_end_with_their_driver_and_go_on_with_as_many_as_are_left(tmp_path: Path) -> None:
     """On two nodes of a core each: one is killed, then the driver."""
-    driver = subprocess.Popen([sys.executable, __file__, str(tmp_path)], cwd=ROOT)
+    code = (
+        "import pathlib, sys, tests.cluster.test_train as t; t.survive(pathlib.Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         assert until(lambda: driver.poll() is not None or (tmp_path / "waits").exists())
         sizes = (tmp_path / "sizes").read_text().split()
@@ -121,12 +126,13 @@ def test_workers_end_with_their_driver_and_go_on_with_as_many_as_are_left(tmp_pa
         driver.wait(60)
         assert gone([int((tmp_path / "waits").read_text())])
     finally:
-        driver.kill()
+        os.killpg(driver.pid, signal.SIGKILL)  # with the nodes
     assert len(losses(tmp_path)) == 12
 
 
 def survive(folder: Path) -> None:
     """A driver: trains while a node is killed, then has its group wait without end."""
+    setup_env()
     import ray
     from ray.cluster_utils import Cluster
 
@@ -162,13 +168,3 @@ def sleep(world: World, folder: Path) -> dict[str, Any]:
     (folder / "half").replace(folder / "waits")
     time.sleep(600)
     return {}
-
-
-if __name__ == "__main__":
-    from cluster.start import setup_env
-
-    setup_env()
-    sys.path.insert(0, str(ROOT))
-    from tests.cluster import test_train
-
-    test_train.survive(Path(sys.argv[1]))
