@@ -89,7 +89,7 @@ def gone(processes: list[int]) -> bool:
 
 
 def until(so: Callable[[], bool]) -> bool:
-    for _ in range(900):
+    for _ in range(1500):
         if so():
             return True
         time.sleep(0.1)
@@ -120,6 +120,7 @@ def test_workers_end_with_their_driver_and_go_on_with_as_many_as_are_left(tmp_pa
     driver = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         assert until(lambda: driver.poll() is not None or (tmp_path / "waits").exists())
+        assert (tmp_path / "waits").exists(), "the driver ended"
         sizes = (tmp_path / "sizes").read_text().split()
         assert (sizes[0], sizes[-1]) == ("2", "1")
         driver.send_signal(signal.SIGKILL)
