@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -71,6 +71,7 @@ def run(
     Example: icefloe run snowcoder --with laptop unique.threshold=0.8
     """
     from cluster.start import connect, cores
+    from cluster.train import launcher
 
     resolved = recipes.load(recipe, overlays or [], overrides or [])
     where = Store(store)
@@ -78,10 +79,9 @@ def run(
     planned = runner.plan(resolved, where, until)
     if not as_json:
         out.print(_plan_table(resolved, planned))
-    runtime = runner.Runtime(
-        cores() if workers is None else workers, lambda: connect(address), _launch
-    )
-    with where.lock():
+    count = cores() if workers is None else workers
+    with where.lock(), launcher(lambda: connect(address)) as launch:
+        runtime = runner.Runtime(count, lambda: connect(address), launch)
         every = runner.plan(resolved, where) if until else planned
         runs.record(where, resolved, every, overlays or [], overrides or [])
         for item, manifest, made in runner.run(resolved, where, planned, runtime):
@@ -96,12 +96,6 @@ def run(
     )
     if not until and where.load("runs", resolved.name, "release.json"):
         out.print(f"Next: icefloe serve {escape(f'{resolved.name} --store {store}')}")
-
-
-def _launch(job: Any, processes: int) -> Any:
-    from cluster.train import launch
-
-    return launch(job, processes)
 
 
 def _report(store: Store, run: str) -> str:

@@ -16,7 +16,7 @@ from pipeline.core.config import config
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job
-from pipeline.core.recipe import stages
+from pipeline.core.recipe import bounds, stages
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import Store, sha256_file
@@ -62,6 +62,7 @@ def run(
             f"step {job.step}: up to {data.facts['masks']} spans of its data's documents are masked, but "
             f"the tokenizer has masks {tokenizer.facts['masks']}; raise that, or lower pack's spans.masks"
         )
+    _divides(cfg.batch, job)
     last = before["lr_last"] if before else None
     cfg = replace(cfg, schedule=inherited(cfg.schedule, last))
     _check_steps(cfg, data.facts["sequences"], f"step {job.step}")
@@ -164,6 +165,16 @@ def few(table: pa.Table, budget: int, seed: int) -> pa.Table:
     return pa.Table.from_pylist(kept, pa.schema(types.items()))
 
 
+def _divides(batch: int, job: Job) -> None:
+    """RecipeError unless every number of processes that there may be takes equal parts of a batch."""
+    least, most = bounds(job.processes)
+    if uneven := [n for n in range(least, most + 1) if batch % n]:
+        raise RecipeError(
+            f"step {job.step}: batch is {batch}: not a multiple of {uneven[0]} processes, and "
+            f"there may be {least} to {most}"
+        )
+
+
 def phase(
     world: Any,
     *,
@@ -215,5 +226,7 @@ def phase(
             "infill": facts["infilled"] + facts["corrupted"] > 0,
             "spans": facts["corrupted"] > 0 and not facts["infilled"],
         }
-        checkpoint.publish(model, folder / "model", tokenizer, card)
+        last = checkpoint.newest(folder / "checkpoints") if world.size > 1 else None
+        weights = checkpoint.weights(last) if last else None
+        checkpoint.publish(model, folder / "model", tokenizer, card, weights)
     return dict(summary)

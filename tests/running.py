@@ -33,22 +33,17 @@ def run(
 ) -> Manifests:
     """Run a recipe; returns each step's manifest (with `made_now`)."""
     from cluster import runs
+    from cluster.train import launcher
 
     resolved = recipe.load(name, (), overrides)
     where = Store(str(store))
     planned = runner.plan(resolved, where, until)
-    runtime = runner.Runtime(workers, connect, lambda job, processes: _launch(job, processes))
-    with where.lock():
+    with where.lock(), launcher() as launch:
+        runtime = runner.Runtime(workers, connect, launch)
         every = runner.plan(resolved, where) if until else planned
         runs.record(where, resolved, every, [], list(overrides))
         steps = runner.run(resolved, where, planned, runtime)
         return {p.step.name: m | {"made_now": now} for p, m, now in steps}
-
-
-def _launch(job: Any, processes: int) -> Any:
-    from cluster.train import launch
-
-    return launch(job, processes)
 
 
 def bare_job(store: Store, stage: str, key: str = "k", workers: int = 0) -> Job:

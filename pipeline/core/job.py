@@ -50,7 +50,7 @@ class Job:
     key: str
     identity: Any
     workers: int
-    processes: int
+    processes: int | tuple[int, int]
     connect: Callable[[], None]
     launch: Callable[..., Any]
     facts: dict[str, Any] = field(default_factory=dict)

@@ -69,16 +69,26 @@ class Policy:
     seconds: float | None = None
     """What the step should take on the machine the overlay was written for; printed beside the
     time it took (ours)."""
-    processes: int = 1
-    """Training processes: one trains here, two or more under Ray Train (ours)."""
+    processes: int | tuple[int, int] = 1
+    """Training processes: one trains here, two or more under Ray Train; a pair is the fewest and the
+    most, and the cluster decides (ours)."""
     max_quarantine: Share = 0.01
     """Share of a step's rows that may fail before the step stops (ours)."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers is {self.workers}; 0 or more (0: in this process)")
-        if self.processes < 1:
-            raise ValueError(f"processes is {self.processes}; it must be at least 1")
+        least, most = bounds(self.processes)
+        if not 1 <= least <= most:
+            told = self.processes if least == most else list(bounds(self.processes))
+            raise ValueError(
+                f"processes is {told}; it must be at least 1, or [the fewest, the most]"
+            )
+
+
+def bounds(processes: int | tuple[int, int]) -> tuple[int, int]:
+    """The fewest and the most training processes."""
+    return (processes, processes) if isinstance(processes, int) else processes
 
 
 @dataclass(frozen=True)

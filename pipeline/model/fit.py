@@ -29,10 +29,11 @@ from pipeline.model.machine import borrowed
 from pipeline.model.metrics import Book, Step, before_step, cut, ignore, record
 from pipeline.model.objective import Objective
 from pipeline.model.optimizer import PLAIN, adamw, clip
+from pipeline.model.saver import saver
 from pipeline.model.schedules import rate
 from pipeline.model.settings import FitConfig
 from pipeline.model.spikes import Spikes
-from pipeline.model.world import World, quiet
+from pipeline.model.world import Group, World, host_group, quiet, spread
 
 log = logging.getLogger(__name__)
 NOTHING: Mapping[str, Slice] = {}
@@ -69,10 +70,12 @@ def fit(
 
     folder: gets metrics.jsonl (step from 0, loss in nats, lr, grad_norm, tokens so far, skipped,
     tokens_per_s, on a GPU mfu_full and mfu_causal, wait: the share of the time without data, memory:
-    bytes at most, heldout where it was measured), checkpoints/ and their table; logs/ where `log_to` asks for it. before: the
-    folder of the phase whose optimizer goes on (`optimizer: carry`). scales: of the weights, by
-    name, that are not plain (`architectures.scales`). slices: held-out text by language. name: the
-    phase's, for people. on_step sees each line's record, in every process.
+    bytes at most, heldout where it was measured), checkpoints/ and their table; logs/ where `log_to`
+    asks for it. Of a sharded model the weights are in the last checkpoint alone
+    (`checkpoint.weights`). before: the folder of the phase whose optimizer goes on (`optimizer:
+    carry`). scales: of the weights, by name, that are not plain (`architectures.scales`). slices:
+    held-out text by language. name: the phase's, for people. on_step sees each line's record, in
+    every process.
     Returns steps, tokens, loss_first, loss_last, lr_last, skipped, seconds of the steps that count,
     and heldout. RecipeError for settings that cannot work; StageError when the loss is not finite.
     """
@@ -81,13 +84,19 @@ def fit(
     marks, stops = kept.due(batches, cfg), heldout.due(batches.steps, cfg, slices)
     used = utilisation(model, batches.length, world.device, world.size)
     with borrowed(cfg.threads, world.device):
-        model.to(world.device).train()
-        optimizer = adamw(model, cfg, scales)
-        meta = _resume(model, optimizer, cfg, folder, world, before, name)
+        net = spread(Objective(model.train()), world, cfg.sharding)
+        optimizer, among = adamw(model, cfg, scales), host_group(world)
+        meta = _resume(model, optimizer, cfg, folder, world, among, before, name)
         spikes = Spikes(cfg, world, before_step(folder / "metrics.jsonl", meta["steps"]))
-        run = Run(world.wrap(Objective(model)), optimizer, spikes, batches, cfg, world)
+        run = Run(net, optimizer, spikes, batches, cfg, world)
         told = loggers.logged(cfg, folder / "logs", name, meta["steps"], world, on_step)
-        with _quick(model, run), progress(name, batches.steps) as advance, told as tell:
+        tidy = partial(kept.leave, folder, name, cfg)
+        with (
+            saver(folder / "checkpoints", world, among, tidy) as behind,
+            _quick(model, run),
+            progress(name, batches.steps) as advance,
+            told as tell,
+        ):
             book = Book(name, folder, batches, world, tell, used)
             advance(meta["steps"])
             for taken in _rounds(run, meta["steps"], marks | stops):
@@ -95,9 +104,9 @@ def fit(
                 held = _measure(run, slices) if done in stops else None
                 meta = record(taken, meta, book, held)
                 advance(len(taken))
-                if world.rank == 0 and done in marks:
-                    checkpoint.save(folder / "checkpoints", done, model, optimizer, meta)
-                    kept.leave(folder, name, meta, cfg)
+                behind.check()
+                if done in marks:
+                    behind.save(done, model, optimizer, meta)
         model.eval()
     return meta
 
@@ -136,17 +145,18 @@ def _resume(
     cfg: FitConfig,
     folder: Path,
     world: World,
+    among: Group,
     before: Path | None,
     name: str,
 ) -> dict[str, Any]:
     """The newest checkpoint's weights, moments and record, or a new record."""
-    meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer)
+    meta = checkpoint.load_latest(folder / "checkpoints", model, optimizer, among)
     if meta is not None:
         log.info("%-10s goes on from step %d", name, meta["steps"])
     elif cfg.optimizer == "carry":
         if before is None:
             raise RecipeError("optimizer is carry, but there is no phase before; use reset")
-        checkpoint.carry(before / "checkpoints", model, optimizer)
+        checkpoint.carry(before / "checkpoints", model, optimizer, among)
     start = meta or dict(NEW)
     if world.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)

@@ -32,7 +32,7 @@ def due(batches: Batches, cfg: FitConfig) -> frozenset[int]:
     return frozenset({*filled, steps})
 
 
-def leave(folder: Path, name: str, meta: Mapping[str, Any], cfg: FitConfig) -> None:
+def leave(folder: Path, name: str, cfg: FitConfig, meta: Mapping[str, Any]) -> None:
     """After the checkpoint of `meta`: delete what `keep` does not want, and write the table anew.
 
     folder: the phase's, `name` its name in the table.

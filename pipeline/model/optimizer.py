@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from pipeline.model.architectures import Scale
 from pipeline.model.settings import FitConfig
@@ -46,5 +47,6 @@ def clip(optimizer: torch.optim.Optimizer, most: float) -> torch.Tensor:
     pairs = [(p, g["scale"].stored) for g in optimizer.param_groups for p in g["params"]]
     given = [(p, p.grad, stored) for p, stored in pairs if p.grad is not None]
     norm = nn.utils.get_total_norm([g if c == 1 else g * c for _, g, c in given])
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     nn.utils.clip_grads_with_norm_([p for p, _, _ in given], most, norm)
     return norm

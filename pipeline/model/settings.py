@@ -25,6 +25,10 @@ class FitConfig:
     micro: Tokens = 16384
     """Most tokens in one forward pass of one process, at least one sequence; the gradients of a
     larger batch are summed up (ours: two sequences of 8192)."""
+    sharding: Literal["none", "grad", "full"] = "full"
+    """What several processes split among them: nothing (DDP); gradients and moments (ZeRO-2); weights
+    too, each layer gathered for its forward and backward pass (FSDP2, ZeRO-3 1910.02054). Ours: full,
+    which trains a 7B model where 16 bytes a parameter do not fit; none is faster where they do."""
     schedule: Schedule = Schedule()
     """Learning rate by step."""
     optimizer: Literal["reset", "carry"] = "reset"

@@ -7,7 +7,7 @@ recomputed activations, and a garbage collector that runs when told. Undone when
 import gc
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.model.flops import per_token
 from pipeline.model.masks import flexible
 from pipeline.model.products import faster_linears
 from pipeline.model.settings import FitConfig
+from pipeline.model.world import layers
 
 KERNELS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -59,11 +60,6 @@ def quick(
         if _pays(model, cfg, tokens, length, device):
             stack.enter_context(compiled(model))
         yield
-
-
-def layers(model: nn.Module) -> Sequence[nn.Module]:
-    """The decoder layers of a transformers model: its outermost list of modules."""
-    return next((list(m) for m in model.modules() if isinstance(m, nn.ModuleList)), [])
 
 
 @contextmanager

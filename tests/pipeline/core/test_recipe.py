@@ -99,6 +99,7 @@ def test_an_override_of_what_is_no_step_names_the_step(tmp_path: Path) -> None:
     [
         ("raw.on.workers=-1", "workers is -1; 0 or more"),
         ("raw.on.processes=0", "processes is 0; it must be at least 1"),
+        ("raw.on.processes=[4,2]", r"processes is \[4, 2\]; it must be .*the fewest, the most"),
         ("raw.shard_bytes='9e999G'", "shard_bytes is '9e999G': input should be a valid integer"),
     ],
 )

@@ -1,8 +1,12 @@
 """Checkpoints come back bit for bit or not at all; published folders load in plain transformers."""
 
+import itertools
 import json
 import logging
-from collections.abc import Iterator
+import os
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -89,6 +93,44 @@ def test_half_written_ones_are_no_checkpoints_and_go_away(tmp_path: Path) -> Non
     assert checkpoint.load_latest(tmp_path, *trained(0)) is None
     checkpoint.save(tmp_path, 1, *trained(1), {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_kill_between_any_two_operations_leaves_the_older_one(tmp_path: Path) -> None:
+    """Every write, removal, rename and opening of a file below the folder is such a point."""
+    older, newer, found = trained(1), trained(2), trained(0)
+    seen = set()
+    for point in range(1, 100):
+        folder = tmp_path / str(point)
+        checkpoint.save(folder, 1, *older, {"steps": 1})
+        torn = folder / ".half-00000002"  # of a kill before this one
+        torn.mkdir()
+        (torn / "model.safetensors").write_bytes(b"torn")
+        if killed(folder, point, partial(checkpoint.save, folder, 2, *newer, {"steps": 2})):
+            meta = checkpoint.load_latest(folder, *found)
+            assert meta is not None
+            assert same(older if meta["steps"] == 1 else newer, found)
+            seen.add(meta["steps"])
+        else:
+            break
+    assert seen == {1, 2}  # the last point is after the rename
+    assert 8 < point < 99
+
+
+def killed(folder: Path, point: int, do: Callable[[], object]) -> bool:
+    """Do it in a child that ends at its `point`th operation below `folder`; whether it got there."""
+    child = os.fork()
+    if child == 0:
+        left = itertools.count(point, -1)
+
+        def watch(event: str, args: tuple[object, ...]) -> None:
+            below = event.startswith(("open", "os.", "shutil.")) and str(folder) in str(args)
+            if below and next(left) == 1:
+                os._exit(9)
+
+        sys.addaudithook(watch)
+        do()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

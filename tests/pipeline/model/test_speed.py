@@ -17,6 +17,7 @@ from pipeline.model.architectures import ARCHITECTURES, build
 from pipeline.model.objective import Objective
 from pipeline.model.products import faster_linears
 from pipeline.model.settings import FitConfig
+from pipeline.model.world import layers
 from tests.packed import train
 
 TINY = [n for n in ARCHITECTURES if n.endswith("-tiny")]
@@ -58,11 +59,11 @@ def test_layers_of_any_number_compile_once_and_keep_their_names() -> None:
     cfg.num_hidden_layers = 10  # more than recompiles are allowed
     model = AutoModelForCausalLM.from_config(cfg)
     names, plain = list(model.state_dict()), grads(model)
-    assert len(speed.layers(model)) == 10
+    assert len(layers(model)) == 10
     torch.compiler.reset()
     counted = CompileCounterWithBackend("aot_eager")
     with faster_linears(model):
-        for layer in speed.layers(model):
+        for layer in layers(model):
             layer.compile(fullgraph=True, dynamic=False, backend=counted)
         fast = grads(model)
     assert counted.frame_count == 1
@@ -76,7 +77,7 @@ def test_every_architecture_compiles_whole_layers(name: str) -> None:
     model = build(name, 320, 64, seed=1).eval()
     plain = model(input_ids=IDS).logits
     torch.compiler.reset()
-    for layer in speed.layers(model):
+    for layer in layers(model):
         layer.compile(fullgraph=True, dynamic=False, backend="aot_eager")
     torch.testing.assert_close(model(input_ids=IDS).logits, plain, rtol=1e-5, atol=1e-5)
 
@@ -85,8 +86,8 @@ def test_compiling_leaves_no_trace() -> None:
     model = build("snowcoder-tiny", 320, 64, seed=1)
     with speed.compiled(model):
         model(input_ids=IDS)  # in evaluation mode, and so not compiled
-        assert all(x._compiled_call_impl is not None for x in speed.layers(model))
-    assert all(x._compiled_call_impl is None for x in speed.layers(model))
+        assert all(x._compiled_call_impl is not None for x in layers(model))
+    assert all(x._compiled_call_impl is None for x in layers(model))
     copy.deepcopy(model)
 
 
