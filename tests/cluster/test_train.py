@@ -161,7 +161,7 @@ def fell(world: World, mark: Path, raylet: int, record: dict[str, Any]) -> None:
     if world.rank == 0 and record["step"] == 8 and not mark.exists():
         mark.touch()
         os.kill(raylet, signal.SIGKILL)
-        time.sleep(2)
+        time.sleep(20)  # until this worker, or the other, is ended with its node
 
 
 def sleep(world: World, folder: Path) -> dict[str, Any]:
