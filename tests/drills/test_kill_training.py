@@ -169,7 +169,7 @@ def test_worker_is_killed(number: int, calm: Any, tmp_path: Path, ray_local: Non
     together(tmp_path)
     lives = len({x["pid"] for x in lines(victim)})
     tell("worker", number, tmp_path, calm(2), killed_at=step, lives=lives)
-    assert lives == 2
+    assert lives >= 2
 
 
 def test_resize_after_a_kill(number: int, calm: Any, tmp_path: Path, ray_local: None) -> None:
