@@ -1,6 +1,7 @@
 """A checkpoint of each architecture, exported, is plain transformers' and has the trainer's logits.
 
-The bar is equal bits on one CPU thread (largest difference 0): the same weights, the same code.
+The bar is equal bits on one CPU thread after training (largest difference 0: the same weights, the
+same code), and NEAR while it goes on, when products are oneDNN's (7.6e-6 seen, of logits up to 9).
 """
 
 import json
@@ -21,6 +22,7 @@ from tests.packed import CONFIG, LENGTH, VOCABULARY, batches
 from tests.tiny import tiny_tokenizer
 
 IDS = torch.arange(LENGTH)[None] * 7 % VOCABULARY
+NEAR = 5e-5
 TINY = [n for n in architectures.ARCHITECTURES if n.endswith("-tiny")]
 
 
@@ -65,7 +67,7 @@ def test_any_checkpoint_has_the_trainers_logits(name: str, tmp_path: Path) -> No
     model, second = trained(name, tmp_path)
     rows = kept.table(tmp_path)
     release(tmp_path, rows[1], tmp_path / "second")
-    assert (logits(tmp_path / "second") - second).abs().max() == 0
+    assert (logits(tmp_path / "second") - second).abs().max() < NEAR
     release(tmp_path, rows[-1], tmp_path / "last")
     with torch.no_grad():
         last = model(input_ids=IDS).logits

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_it_holds_the_state_of_its_step_though_training_goes_on(tmp_path: Path) 
     state, calm = started(), started()
     kept: list[int] = []
 
-    def then() -> None:
+    def then(meta: dict[str, Any]) -> None:
         kept.append(len(list(tmp_path.glob("step-*"))))
 
     with saver(tmp_path, World(), None, then) as behind:
@@ -63,7 +64,7 @@ def test_it_holds_the_state_of_its_step_though_training_goes_on(tmp_path: Path) 
 def test_only_one_is_under_way(tmp_path: Path) -> None:
     state, gate, order = started(), threading.Event(), []
 
-    def then() -> None:
+    def then(meta: dict[str, Any]) -> None:
         gate.wait(30)
         order.append("written")
 
@@ -80,7 +81,7 @@ def test_only_one_is_under_way(tmp_path: Path) -> None:
 def test_what_goes_wrong_is_raised_at_the_next_step_or_at_the_end(tmp_path: Path) -> None:
     state, failed = started(), threading.Event()
 
-    def full() -> None:
+    def full(meta: dict[str, Any]) -> None:
         try:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
