@@ -5,6 +5,7 @@ leaves checkpoints and one metrics line per step beside it. With more than one p
 runs under Ray Train. Knows nothing of where the data came from.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -113,27 +114,27 @@ def _check_start(cfg: Config, start: Artifact | None, tokenizer: Artifact, at: s
 
 
 def _check_tokens(data: Artifact, tokenizer: Artifact, at: str) -> None:
-    """The data's tokens are this tokenizer's: RecipeError where the step that made them used another.
+    """The data's tokens are this tokenizer's: RecipeError where a step that made them used another."""
+    for artifact in _tokenized(data):
+        key = artifact.manifest["identity"]["inputs"]["tokenizer"]
+        used = Artifact(data.store, "tokenizer", key)
+        if used.digest != tokenizer.digest:
+            raise RecipeError(
+                f"{at}: the data was tokenized with another tokenizer, of {used.facts['size']} ids; "
+                f"this one has {tokenizer.facts['size']}. Name the same step in `tokenizer` of both"
+            )
 
-    Followed through the manifests, from the pack step down its documents.
-    """
-    artifact: Artifact | None = data
-    while artifact and artifact.stage != "tokenize":
-        artifact = _made(data.store, artifact.manifest["identity"]["inputs"].get("files"))
-    if artifact is None:
+
+def _tokenized(artifact: Artifact) -> Iterator[Artifact]:
+    """The tokenize steps that an artifact's documents came through, found in the manifests."""
+    if artifact.stage == "tokenize":
+        yield artifact
         return
-    used = Artifact(data.store, "tokenizer", artifact.manifest["identity"]["inputs"]["tokenizer"])
-    if used.digest != tokenizer.digest:
-        raise RecipeError(
-            f"{at}: the data was tokenized with another tokenizer, of {used.facts['size']} ids; "
-            f"this one has {tokenizer.facts['size']}. Name the same step in `tokenizer` of both"
-        )
-
-
-def _made(store: Store, key: Any) -> Artifact | None:
-    """The artifact of that key, whatever box made it."""
-    there = (b for b in stages() if key and store.exists(b, str(key), "manifest.json"))
-    return next((Artifact(store, box, str(key)) for box in there), None)
+    files = artifact.manifest["identity"]["inputs"].get("files", {})
+    for key in files.values() if isinstance(files, dict) else [files]:
+        there = (b for b in stages() if artifact.store.exists(b, str(key), "manifest.json"))
+        if box := next(there, None):
+            yield from _tokenized(Artifact(artifact.store, box, str(key)))
 
 
 def texts(heldout: Files, cfg: Config, job: Job) -> dict[str, list[str]]:
