@@ -36,7 +36,7 @@ from pipeline.model.evidence import Chosen, Doc
 from pipeline.model.settings import EncoderConfig
 
 log = logging.getLogger(__name__)
-VERSION = 2
+VERSION = 3
 LOOKED = 20
 """Documents that `rule` looks at for each file wanted: what bounds its work and memory (ours)."""
 UNSAID = "not stated"
