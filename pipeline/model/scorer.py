@@ -34,7 +34,8 @@ _GPU_BUDGET = 1 << 17
 """Padded tokens a batch: enough to fill a large GPU (ours)."""
 _STEP = 16
 """Batches are padded to a multiple of so many tokens and have a power of two of rows: oneDNN keeps a
-plan of every product's shape, 300 MB after 2,800 short files where each length is one (ours)."""
+plan of every product's shape, 300 MB after 2,800 short files where each length is one (ours, two
+layers of a MiniLM)."""
 
 
 @dataclass(frozen=True)
