@@ -22,7 +22,7 @@ from pipeline.core.runner import Artifact
 if TYPE_CHECKING:
     from pipeline.model.cascade import Screen
 
-VERSION = 2
+VERSION = 3
 
 
 @config

@@ -18,7 +18,7 @@ from pipeline.core.files import Files
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 
-VERSION = 1
+VERSION = 2
 
 
 @config

@@ -9,8 +9,6 @@ sums: nothing sorts or lists all documents. Repeating what is chosen is pack's `
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from math import isfinite, isnan
 from typing import Any
@@ -26,10 +24,12 @@ from pipeline.core.errors import StageError, did_you_mean
 from pipeline.core.files import Files, read_shard, schema_of, verdicts
 from pipeline.core.job import Job
 from pipeline.core.schema import VERDICT
+from pipeline.core.shares import exact, parts
 from pipeline.core.store import Store
 from pipeline.kernels import cuts, ranks
 from pipeline.kernels.cuts import Group, Look, Plan, Work, score
-from pipeline.kernels.ranks import F64, I64, NO_CUT, U64, Scale
+from pipeline.kernels.kept import Kept, facts
+from pipeline.kernels.ranks import F64, I64, NO_CUT, U64
 
 VERSION = 2
 log = logging.getLogger(__name__)
@@ -93,13 +93,8 @@ def _check_mix(mix: dict[str, float] | None, budget: int | None) -> None:
         return
     if budget is None:
         raise ValueError("mix divides a budget: give one, or leave mix out")
-    if not mix or sum(map(_exact, mix.values())) > 1:
+    if not mix or sum(map(exact, mix.values())) > 1:
         raise ValueError(f"mix is {mix}: at least one language, shares of at most 1 in all")
-
-
-def _exact(share: float) -> Fraction:
-    """The number as it was written: 0.1 is a tenth."""
-    return Fraction(str(share))
 
 
 def run(files: Files, cfg: Config, job: Job) -> None:
@@ -195,32 +190,13 @@ def _unit(places: U64) -> F64:
 def quotas(tokens: dict[str, int], cfg: Config) -> dict[str, int]:
     """Tokens each language may have; empty where it is not tokens that are limited."""
     if cfg.share is not None:
-        return {name: int(n * _exact(cfg.share)) for name, n in tokens.items()}
+        return {name: int(n * exact(cfg.share)) for name, n in tokens.items()}
     if cfg.budget is None:
         return {}
     quota = {n: int(cfg.budget * part) for n, part in parts(tokens, cfg.mix or {}).items()}
     if short := [name for name in sorted(quota) if quota[name] > tokens[name]]:
         log.warning("select: all of %s is kept and is less than its quota", ", ".join(short))
     return quota
-
-
-def parts(tokens: dict[str, int], mix: dict[str, float]) -> dict[str, Fraction]:
-    """Each language's share of the budget: the mix's; the others' own proportions of what it leaves.
-
-    StageError for a mix that names a language that is not there, or leaves a rest to none.
-    """
-    if missing := [name for name in mix if name not in tokens]:
-        near = did_you_mean(missing[0], tokens)
-        raise StageError(f"select: mix names {missing[0]!r}, a language without documents{near}")
-    rest = 1 - sum(map(_exact, mix.values()), Fraction(0))
-    others = sum(n for name, n in tokens.items() if name not in mix)
-    if rest and mix and mix.keys() == tokens.keys():
-        raise StageError(
-            f"select: mix names every language there is and leaves {float(rest):.4g} of the budget "
-            "to none; let its shares sum to 1"
-        )
-    own = {name: rest * Fraction(n, others or 1) for name, n in tokens.items()}
-    return own | {name: _exact(share) for name, share in mix.items()}
 
 
 def decide(table: pa.Table, cfg: Config, plan: Plan) -> pa.Table:
@@ -263,49 +239,15 @@ def _rules(cfg: Config, scored: F64, place: F64, after: NDArray[np.bool_]) -> ND
     return rules
 
 
-@dataclass(frozen=True)
-class Kept:
-    """What stays of a language: documents, tokens, lowest and highest score (NaN for none)."""
-
-    files: int = 0
-    tokens: int = 0
-    lowest: float = np.nan
-    highest: float = np.nan
-
-
 def kept(look: Look, cfg: Config, plan: Plan) -> dict[str, Kept]:
     """What stays of each language. One pass."""
     out: dict[str, Kept] = {}
     for name, k in look(partial(_kept, cfg=cfg, plan=plan)):
-        a = out.get(name, Kept())
-        ends = float(np.fmin(a.lowest, k.lowest)), float(np.fmax(a.highest, k.highest))
-        out[name] = Kept(a.files + k.files, a.tokens + k.tokens, *ends)
+        out[name] = out.get(name, Kept()).plus(k)
     return out
 
 
 def _kept(name: str, group: Group, cfg: Config, plan: Plan) -> Kept:
     scored, _, rules = judged(name, group, cfg, plan)
-    stay = rules == None  # noqa: E711 - each one's
-    ends = np.append(scored[stay], np.nan)
-    low, high = float(np.fmin.reduce(ends)), float(np.fmax.reduce(ends))
-    return Kept(int(stay.sum()), int(group.tokens[stay].sum()), low, high)
-
-
-def facts(scale: Scale, stay: Kept) -> dict[str, Any]:
-    """One language's numbers: what stays of what there was, between which scores, and the score at
-    each hundredth of the scored tokens, 0 to 100 (empty where there is none)."""
-    return {
-        "files": stay.files,
-        "tokens": stay.tokens,
-        "of_files": int(scale.count.sum()),
-        "of_tokens": int(scale.weight.sum()),
-        "unscored": int(scale.count[-2]),
-        "lowest": _number(stay.lowest),
-        "highest": _number(stay.highest),
-        "percentiles": [_number(x) for x in ranks.quantiles(scale, np.linspace(0, 1, 101))],
-    }
-
-
-def _number(value: float) -> float | None:
-    """Six significant digits; None for what is no number, which JSON does not have."""
-    return float(f"{value:.6g}") if isfinite(value) else None
+    stay = np.asarray(rules == None)  # noqa: E711 - each one's
+    return Kept.of(scored[stay], group.tokens[stay])

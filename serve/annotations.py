@@ -1,4 +1,4 @@
-"""`POST /v1/annotate`: files to quality scores, the annotator's own windows shown.
+"""`POST /v1/annotate`: files to scores, the judge's own windows shown.
 
 Knows nothing of keys or Ray.
 """
@@ -11,17 +11,18 @@ from serve.desk import Cancel, Desk
 from serve.schemas import AnnotateRequest, AnnotateResponse, Annotation, File
 
 if TYPE_CHECKING:
-    from pipeline.model.scorer import Score, Scorer
+    from pipeline.model.judges import Judge
+    from pipeline.model.scorer import Score
 
 AT_ONCE = 8
 """Files scored between two looks at whether the client is still there (ours)."""
 
 
 async def annotate(
-    body: AnnotateRequest, request: Request, scorer: "Scorer", desk: Desk
+    body: AnnotateRequest, request: Request, judge: "Judge", desk: Desk
 ) -> AnnotateResponse:
     """One annotation a file, in order."""
-    scores = await desk.answer(request, lambda gone: _score(scorer, body.files, gone))
+    scores = await desk.answer(request, lambda gone: _score(judge, body.files, gone))
     data = [
         Annotation(
             index=k,
@@ -33,12 +34,12 @@ async def annotate(
         )
         for k, (file, score) in enumerate(zip(body.files, scores, strict=True))
     ]
-    return AnnotateResponse(data=data, model=scorer.name)
+    return AnnotateResponse(data=data, model=judge.name)
 
 
-def _score(scorer: "Scorer", files: list[File], gone: Cancel) -> "list[Score]":
+def _score(judge: "Judge", files: list[File], gone: Cancel) -> "list[Score]":
     scores: list[Score] = []
     while len(scores) < len(files) and not gone():
         part = files[len(scores) : len(scores) + AT_ONCE]
-        scores += scorer.score([file.text for file in part])
+        scores += judge.score([file.text for file in part])
     return scores

@@ -1,4 +1,4 @@
-"""The Ray Serve application: completions from one model, quality scores from one annotator.
+"""The Ray Serve application: completions from one model, scores from one judge of files.
 
 `api` is an ordinary FastAPI application that needs no Ray; `Icefloe` loads the models and hands it
 to Serve; `app` is what a Serve config names (`import_path: serve.app:app`).
@@ -29,7 +29,7 @@ from serve.schemas import (
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
     from pipeline.model.engine import Engine
-    from pipeline.model.scorer import Scorer
+    from pipeline.model.judges import Judge
 
 T = TypeVar("T")
 PLACES = 32
@@ -46,7 +46,7 @@ class Args(BaseModel):
     model: str
     """A published model folder."""
     annotator: str
-    """An annotator folder."""
+    """A judge's folder, of any kind: an annotator's or a forest's."""
     keys: str | None = None
     """A file of accepted keys, one a line, mode 0600; ICEFLOE_API_KEY adds one."""
     threads: int | None = None
@@ -60,7 +60,7 @@ class Models:
     """What is loaded so far."""
 
     engine: "Engine | None" = None
-    scorer: "Scorer | None" = None
+    judge: "Judge | None" = None
 
 
 def app(args: Args) -> serve.Application:
@@ -95,13 +95,13 @@ def load(args: Args) -> Models:
     """Both models, on a GPU where this process was given one."""
     import torch
 
+    from pipeline.model import judges
     from pipeline.model.engine import Engine
-    from pipeline.model.scorer import Scorer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    threads = args.threads or os.cpu_count()
+    threads = args.threads or os.cpu_count() or 1
     engine = Engine(args.model, threads=threads, device=device)
-    return Models(engine, Scorer(args.annotator, threads=threads, device=device))
+    return Models(engine, judges.load(args.annotator, threads=threads, device=device))
 
 
 def api(models: Models, keys: Sequence[str] = (), places: int = PLACES) -> FastAPI:
@@ -117,7 +117,7 @@ def api(models: Models, keys: Sequence[str] = (), places: int = PLACES) -> FastA
     @routes.get("/health")
     async def health() -> dict[str, str]:
         _loaded(models.engine)
-        _loaded(models.scorer)
+        _loaded(models.judge)
         return {"status": "ok"}
 
     @routes.get("/v1/models")
@@ -139,10 +139,10 @@ def api(models: Models, keys: Sequence[str] = (), places: int = PLACES) -> FastA
     async def annotate(
         body: AnnotateRequest, request: Request, response: Response
     ) -> AnnotateResponse:
-        scorer = _loaded(models.scorer)
-        _check_name(body.model, scorer.name)
+        judge = _loaded(models.judge)
+        _check_name(body.model, judge.name)
         _name_unknown(body, response)
-        return await annotations.annotate(body, request, scorer, judging)
+        return await annotations.annotate(body, request, judge, judging)
 
     return routes
 

@@ -64,6 +64,11 @@ def compared(
     good: Sequence[Doc], corpus: Sequence[Doc], scores: dict[str, float]
 ) -> dict[str, Any]:
     """`separation.measured` of two lists of files."""
+    return measured(judged(good, corpus, scores))
+
+
+def judged(good: Sequence[Doc], corpus: Sequence[Doc], scores: dict[str, float]) -> Judged:
+    """Two lists of files, the good ones first, as rows of numbers."""
     from pipeline.kernels import lexing
 
     docs = [*good, *corpus]
@@ -71,14 +76,13 @@ def compared(
     languages = [d.language for d in docs]
     sizes = np.diff(offsets).astype(np.float64)
     said = lexing.measure(data, offsets, languages)[:, lexing.NAMES.index("comments")]
-    judged = Judged(
+    return Judged(
         scores=np.array([scores[d.uid] for d in docs]),
         good=np.arange(len(docs)) < len(good),
         languages=languages,
         sizes=sizes,
         comments=said / np.maximum(sizes, 1),
     )
-    return measured(judged)
 
 
 def samples(chosen: Chosen, scores: dict[str, float]) -> dict[str, list[dict[str, Any]]]:

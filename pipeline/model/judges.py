@@ -19,8 +19,9 @@ Precision = Literal["exact", "int8"]
 
 
 class Judge(Protocol):
-    """What every kind is."""
+    """What every kind is. `name` as its card says."""
 
+    name: str
     column: str
 
     def score(self, texts: Sequence[str]) -> list[Score]:

@@ -152,15 +152,20 @@ def matched(files: Judged) -> Row:
     Each good file, in order, takes the nearest corpus file that is left. `alone` as in `measured`:
     near 0.5, so that neither can have won.
     """
-    pairs = [p for name in sorted(set(files.languages)) for p in _pairs(files, name)]
-    both = np.array(pairs, dtype=np.int64).reshape(-1, 2).T.ravel()
+    found = pairs(files)
+    both = np.array(found, dtype=np.int64).reshape(-1, 2).T.ravel()
     good = files.good[both]
     alone = {"size": files.sizes, "comments": files.comments}
     return {
-        "pairs": len(pairs),
+        "pairs": len(found),
         **area(files.scores[both], good),
         "alone": {name: area(values[both], good)["auc"] for name, values in alone.items()},
     }
+
+
+def pairs(files: Judged) -> list[tuple[int, int]]:
+    """(good, corpus) rows that are matched, no row twice, languages in order."""
+    return [p for name in sorted(set(files.languages)) for p in _pairs(files, name)]
 
 
 def _pairs(files: Judged, language: str) -> list[tuple[int, int]]:

@@ -6,6 +6,9 @@ looked for in the second half, where everything else is ordinary. ROC-AUC with D
 language, also against files of the same language, size and share of comments; and how much of a
 budget of the best bytes of each language is planted, against a random choice.
 
+With --match the corpus learnt from is one file for each positive, of its language, size and share of
+comments, so that neither can be learnt. A package is there once, by its last version.
+
 Real code: the standard library's well-documented modules (its tests apart) against vendored files, neither
 learnt from; and the same without stubs (.pyi), of which one vendored typeshed can be all the files.
 
@@ -33,8 +36,10 @@ from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
 from pipeline.kernels.syntax import documented
+from pipeline.model import evidence
 from pipeline.model.evidence import Doc, compared, said
 from pipeline.model.scorer import Scorer
+from pipeline.model.separation import pairs
 from tests.bench import corpus
 from tests.running import bare_job, stored
 
@@ -43,6 +48,7 @@ GOOD = 0.6
 BUDGET = 1 / 8
 """Share of each language's bytes to select."""
 VENDORED = re.compile(r"(^|/)(_?vendor(ed)?|_vendored_packages|extern(al|s)?|third_?party)/")
+VERSION = re.compile(r"-\d[^-]*$")
 TESTS = re.compile(r"(^|/)(idle_)?tests?/")
 WAYS: dict[str, dict[str, Any]] = {
     "small": {"epochs": 2, "lr": 5e-4, "batch": 16},
@@ -77,6 +83,7 @@ def _arguments() -> Any:
     made.add_argument("--seen", type=int, default=4000, help="files to look among")
     made.add_argument("--window", type=int, default=128)
     made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--match", action="store_true", help="learn from matched files")
     args = made.parse_args()
     args.encoder = _minilm() if args.encoder is None else args.encoder
     return args
@@ -96,7 +103,9 @@ Sides = tuple[list[Doc], list[Doc]]
 
 def dealt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], Sides, Sides]:
     """(rows to learn from, each with `good`; planted and ordinary documents; library and vendored)."""
-    rows = [r | {"good": documented(r["text"], r["language"]) >= GOOD} for r in _distinct(rows)]
+    rows = [
+        r | {"good": documented(r["text"], r["language"]) >= GOOD} for r in _distinct(_last(rows))
+    ]
     vendored = [r for r in rows if VENDORED.search(r["path"])]
     library = [r for r in rows if r["repo"] == "stdlib" and not TESTS.search(r["path"])]
     rest = [r for r in rows if r["repo"] != "stdlib" and not VENDORED.search(r["path"])]
@@ -105,6 +114,13 @@ def dealt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], 
     planted = [r for r in other if r["good"]], [r for r in other if not r["good"]]
     real = [r for r in library if r["good"]], vendored
     return learn, _docs(planted), _docs(real)
+
+
+def _last(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of one version of each package (`numpy-1.24.4`), the last by name."""
+    names = {r["repo"] for r in rows}
+    last = {VERSION.sub("", name): name for name in sorted(names)}
+    return [r for r in rows if r["repo"] in last.values()]
 
 
 def _distinct(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -142,7 +158,7 @@ def judged(
     scores = _scored(judge, [d for sides in (planted, real) for side in sides for d in side])
     return {
         "seconds": round(seconds, 1),
-        "planted": compared(*planted, scores),
+        "planted": _by_language(planted, scores),
         "precision": precision(planted, scores),
         "real": compared(*real, scores),
         "no_stubs": compared(real[0], [d for d in real[1] if not d.path.endswith(".pyi")], scores),
@@ -150,11 +166,21 @@ def judged(
     }
 
 
+def _by_language(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
+    """`compared`, with a matched area for each of its languages."""
+    found = compared(*sides, scores)
+    for row in found["languages"]:
+        mine = tuple([d for d in side if d.language == row["name"]] for side in sides)
+        row["matched"] = compared(*mine, scores)["matched"] if all(mine) else None
+    return found
+
+
 def trained(
     learn: list[dict[str, Any]], folder: Path, args: Any, encoder: str | None, how: dict[str, Any]
 ) -> Path:
     """The annotator's folder; positives as a Parquet file, the rest as the corpus."""
     folder.mkdir()
+    learn = alike(learn) if args.match else learn
     good = pa.Table.from_pylist([r for r in learn if r["good"]]).drop_columns(["good"])
     pq.write_table(good, folder / "good.parquet")
     store = Store(str(folder))
@@ -168,6 +194,15 @@ def trained(
     )  # fmt: skip
     annotator.run(files, Artifact(store, "tokenizer", "k"), cfg, job)
     return job.folder
+
+
+def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs of a good and another row of the same language, size and share of comments."""
+    sides = [r for r in rows if r["good"]], [r for r in rows if not r["good"]]
+    good, rest = _docs(sides)
+    found = pairs(evidence.judged(good, rest, dict.fromkeys([d.uid for d in good + rest], 0.0)))
+    both = [*sides[0], *sides[1]]
+    return [both[k] for pair in found for k in pair]
 
 
 def _sampled(sides: Sides, limit: int) -> Sides:
@@ -223,7 +258,7 @@ def lines(told: dict[str, Any]) -> Iterator[str]:
                 extra = (
                     f"{said(one['matched'])} | {one['alone']['size']:.3f} | {one['alone']['comments']:.3f}"
                     if name == "all"
-                    else "| |"
+                    else f"{said(row['matched']) if row.get('matched') else ''} | |"
                 )
                 yield f"| {_short(way)} | {what}, {name} | {said(row)} | {extra} |"
     yield ""

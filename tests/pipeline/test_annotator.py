@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from pipeline import annotator
-from pipeline.annotator import Config, assigned, candidates, classes, cleared
+from pipeline.annotator import Config
 from pipeline.core import recipe, runner
 from pipeline.core.config import parse
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
 from pipeline.core.job import Job
 from pipeline.core.store import Store
+from pipeline.model.classes import assigned, candidates, classes, cleared
 from pipeline.model.evidence import Doc
 from tests.running import bare_job, recipe_file, stored
 from tests.tiny import tiny_annotator_folder, tiny_tokenizer

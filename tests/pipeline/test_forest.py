@@ -1,5 +1,6 @@
 """The forest's box: labels find their documents, a step's model reads them, what lacks is told."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from cluster.verify import problems
-from pipeline import forest
+from pipeline import export, forest
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.files import Files
+from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
 from pipeline.core.store import Store, parquet_bytes
 from tests.corpus import bare, documented, repositories
@@ -61,6 +63,14 @@ def test_a_forest_on_a_steps_model(store: Store) -> None:
     assert job.facts["auc"] > 0.9
     assert (job.facts["labels"], job.facts["elsewhere"]) == (63, 3)
     assert (job.folder / "annotator.json").is_file()
+    card = export.model_card(export.Config(), {}, {}, made(store, job))
+    assert f"ROC-AUC {job.facts['auc']:.3f} on held-out repositories" in card
+
+
+def made(store: Store, job: Job) -> Artifact:
+    """The step of `job` as a later one gets it."""
+    store.create(json.dumps({"facts": job.facts}).encode(), "forest", "k", "manifest.json")
+    return Artifact(store, "forest", "k")
 
 
 def test_from_documents_to_a_judge_in_one_recipe(tmp_path: Path) -> None:

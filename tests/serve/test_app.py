@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +16,13 @@ from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
 from pipeline.core.errors import RecipeError
+from pipeline.model.forest import train_forest
+from pipeline.model.settings import ForestConfig
 from serve.app import Args, Models, api, load
 from serve.desk import Desk
 from serve.guard import MAX_BODY, Refusal, read_keys
 from serve.start import _loopback
+from tests.corpus import bare, documented
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 KEY = "an-open-secret"
@@ -130,7 +134,7 @@ def test_an_infill_differs_and_its_prompt_holds_the_suffix(client: TestClient) -
 def test_a_suffix_is_refused_by_a_model_that_cannot_infill(models: Models, tmp_path: Path) -> None:
     from pipeline.model.engine import Engine
 
-    other = Models(Engine(tiny_model_folder(tmp_path / "model", infill=False)), models.scorer)
+    other = Models(Engine(tiny_model_folder(tmp_path / "model", infill=False)), models.judge)
     answer = TestClient(api(other)).post("/v1/completions", json=COMPLETE | {"suffix": ")"})
     assert refused(answer, 400)["param"] == "suffix"
 
@@ -203,9 +207,32 @@ def test_annotations_come_in_order_with_what_was_sent(client: TestClient, models
     assert answer["data"][2]["path"] == "2.py"
     assert "language" not in answer["data"][2]
     assert (len(answer["data"][2]["windows"]), answer["data"][2]["truncated"]) == (3, True)
-    assert models.scorer is not None
-    expected = [s.score for s in models.scorer.score(texts)]
+    assert models.judge is not None
+    expected = [s.score for s in models.judge.score(texts)]
     assert [d["score"] for d in answer["data"]] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_forest_answers_like_an_annotator(tmp_path: Path) -> None:
+    model, rng = tiny_model_folder(tmp_path / "model"), random.Random(0)
+    texts = [maker(rng) for maker in (documented, bare) for _ in range(12)]
+    train_forest(
+        texts,
+        [5.0] * 12 + [0.0] * 12,
+        [f"r{k % 4}" for k in range(24)],
+        ["Python"] * 24,
+        str(model),
+        ForestConfig(trees=8, window=32, leaf=1, held_out=0.25, threads=1),
+        tmp_path / "forest",
+    )
+    models = load(Args(model=str(model), annotator=str(tmp_path / "forest"), threads=1))
+    assert models.judge is not None
+    answer = TestClient(api(models)).post(
+        "/v1/annotate", json={"files": [{"text": t} for t in texts]}
+    )
+    assert answer.json()["model"] == "forest-model"
+    expected = [s.score for k in range(0, 24, 8) for s in models.judge.score(texts[k : k + 8])]
+    assert [d["score"] for d in answer.json()["data"]] == expected
+    assert [d["windows"] for d in answer.json()["data"]] == [[s] for s in expected]
 
 
 def test_health_and_models_wait_for_both_models(models: Models) -> None:
@@ -221,7 +248,7 @@ def test_health_and_models_wait_for_both_models(models: Models) -> None:
         assert answer.headers["retry-after"] == "1"
     partly.engine = models.engine
     refused(client.get("/health"), 503)
-    partly.scorer = models.scorer
+    partly.judge = models.judge
     assert client.get("/health").json() == {"status": "ok"}
     (listed,) = client.get("/v1/models").json()["data"]
     assert (listed["id"], listed["object"], listed["max_model_len"]) == ("tiny", "model", 128)

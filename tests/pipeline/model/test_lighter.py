@@ -28,8 +28,8 @@ def plain(folder: Path) -> torch.nn.Module:
 
 @pytest.mark.parametrize("change", [lighter.first_only, lighter.packed])
 def test_values_stay_as_they_were(folder: Path, change: object) -> None:
-    want = probabilities(plain(folder), ROWS)
-    got = probabilities(change(plain(folder)), ROWS)  # type: ignore[operator]
+    want = probabilities(plain(folder), ROWS, 32)
+    got = probabilities(change(plain(folder)), ROWS, 32)  # type: ignore[operator]
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 

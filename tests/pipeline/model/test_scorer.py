@@ -1,14 +1,17 @@
 """Scoring: which windows a file gives, what they are worth, and that batch mates do not matter."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.core.schema import END, SPECIALS
-from pipeline.model.scorer import Scorer, frame, windows
+from pipeline.model.scorer import Scorer, _batches, frame, windows
 from tests.tiny import TEXTS, tiny_annotator_folder
 
 
@@ -97,3 +100,34 @@ def test_name_and_window_come_from_the_card(tmp_path: Path) -> None:
     scorer = Scorer(folder)
     card = json.loads((folder / "annotator.json").read_text())
     assert (scorer.name, scorer.window) == (card["name"], 24)
+
+
+@given(widths=st.lists(st.integers(1, 512), max_size=60), budget=st.integers(1, 4096))
+def test_a_batch_has_a_power_of_two_of_rows_within_the_budget(
+    widths: list[int], budget: int
+) -> None:
+    batches = list(_batches(widths, budget))
+    assert sorted(k for batch in batches for k in batch) == list(range(len(widths)))
+    for batch in batches:
+        assert len(batch).bit_count() == 1
+        assert len(batch) == 1 or len(batch) * max(widths[k] for k in batch) <= budget
+
+
+def test_shapes_repeat_however_many_files_there_are(
+    scorer: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """oneDNN keeps a plan of each: more of them are more memory."""
+    shapes = Counter[torch.Size]()
+    forward = scorer.model.forward
+
+    def watched(**inputs: torch.Tensor) -> object:
+        shapes[inputs["input_ids"].shape] += 1
+        return forward(**inputs)
+
+    monkeypatch.setattr(scorer.model, "forward", watched)
+    texts = [text_of(scorer, n) for n in range(1, 90)]
+    scorer.score(texts)
+    few = len(shapes)
+    scorer.score(texts[::-1] * 3)
+    assert {width for _, width in shapes} == {16, 32}
+    assert len(shapes) <= few + 4
