@@ -20,7 +20,7 @@ from pipeline.core.job import Job
 from pipeline.core.recipe import bounds, stages
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
-from pipeline.core.store import Store, sha256_file
+from pipeline.core.store import sha256_file
 from pipeline.core.walking import marks
 from pipeline.model import folders, loggers
 from pipeline.model.bits import within
