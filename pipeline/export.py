@@ -37,7 +37,7 @@ def run(
 ) -> None:
     for name, source in (("model", model.folder / "model"), ("annotator", annotator.folder)):
         shutil.rmtree(job.folder / name, ignore_errors=True)
-        shutil.copytree(source, job.folder / name)
+        shutil.copytree(source, job.folder / name, ignore=shutil.ignore_patterns("manifest.json"))
     card = job.folder / "model" / "icefloe.json"
     told = json.loads(card.read_text()) | {"name": cfg.name}
     card.write_text(json.dumps(told, indent=1) + "\n")
@@ -137,13 +137,13 @@ def data_card(cfg: Config, files: Files, job: Job) -> str:
 
 
 def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
-    """Every kept checkpoint of every phase (as OLMo and Crystal publish): `path` is in the store,
-    `tokens` are all that the model had seen, `digest` is of the phase's content."""
+    """Every kept checkpoint of every phase (as OLMo and Crystal publish): `path` is in the
+    phase's folder, `tokens` are all that the model had seen, `digest` is of the phase's content."""
     with open(path, "w", newline="") as f:
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["phase", "step", "tokens", "loss", "path", "digest"])
         for name, a in phases.items():
-            before, where = a.facts["tokens_seen"] - a.facts["tokens"], f"{a.stage}/{a.key}"
+            before = a.facts["tokens_seen"] - a.facts["tokens"]
             for r in json.loads((a.folder / "checkpoints.json").read_text()):
                 told = (r["step"], before + r["tokens"], r["loss"])
-                out.writerow([name, *told, f"{where}/{r['path']}", a.digest])
+                out.writerow([name, *told, r["path"], a.digest])

@@ -6,6 +6,7 @@ are left out. A phase's fixed cost is from asking for a job until the job begins
 """
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -30,10 +31,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=14, help="of a round")
     parser.add_argument("--batch", type=int, default=40, help="sequences of 256 tokens a step")
+    parser.add_argument("--threads", type=int, default=cores(), help="of the training")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--out", help="also write the table to this Markdown file")
     args = parser.parse_args()
-    cfg = FitConfig(batch=args.batch, micro=4096, log_every=1, threads=cores())
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
+    cfg = FitConfig(batch=args.batch, micro=4096, log_every=1, threads=args.threads)
     cfg = replace(cfg, schedule=replace(cfg.schedule, warmup=2))
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         told = measured(args, cfg, Path(folder))

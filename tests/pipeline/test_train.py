@@ -102,7 +102,7 @@ def refused(made: tuple[str, Store, Manifests], match: str, *overrides: str) -> 
         (["phase1.tokenizer=other"], r"phase1: the data was tokenized with another tokenizer"),
         (["phase2.model=phi1-tiny"], r"phase2: model is phi1-tiny, but it starts from a snowcoder"),
         (["phase1.heldout=clear"], r"phase1: nothing was held out of `heldout`"),
-        (["batches1.epochs=1", "batches1.budget=1B"], r"budget of 1,000,000,000 tokens needs"),
+        (["batches1.epochs=1", "batches1.budget=1B"], r"the budget needs 1,000,000,000 tokens"),
         (["phase2.schedule={peak: inherit, end: 1}"], r"end is 1.0, above the inherited peak"),
         (["phase1.schedule.peak=inherit"], r"peak is inherit, but there is no phase before"),
         (["phase1.schedule.warmup=50"], r"warmup is 50, but the phase has 7 steps"),
