@@ -30,6 +30,7 @@ LOCAL = {
     "RAY_worker_niceness": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a lost worker is started again all the same
     # Serve's own log files stay; its lines on stderr would mix with the program's.
     "RAY_SERVE_LOG_TO_STDERR": "0",
 }

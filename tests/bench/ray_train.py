@@ -87,6 +87,8 @@ def corpus(folder: Path, sequences: int) -> tuple[pa.Table, Path]:
         "start": of * LENGTH,
         "length": pa.array(np.full(sequences, LENGTH), pa.int32()),
         "infill": np.zeros(sequences, bool),
+        "masked": pa.array(np.zeros(sequences), pa.int32()),
+        "spans": pa.array(np.zeros(sequences), pa.int16()),
         "end": pa.array(np.full(sequences, -1), pa.int32()),
     }
     return pa.table(index), file
