@@ -145,6 +145,8 @@ def _batches(folder: Path, setting: Setting) -> Batches:
         "start": whole * setting.length,
         "length": pa.array(np.full(count, setting.length), pa.int32()),
         "infill": pa.array(np.zeros(count, bool)),
+        "masked": pa.array(np.zeros(count), pa.int32()),
+        "spans": pa.array(np.zeros(count), pa.int16()),
         "end": pa.array(np.full(count, -1), pa.int32()),
     }
     return Batches(pa.table(index), [path], setting.length, setting.batch, 0, 0.5)
