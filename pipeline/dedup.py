@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,10 +25,8 @@ from pipeline.core.errors import StageError
 from pipeline.core.files import Files, Shard, read_shard, verdicts
 from pipeline.core.job import Job
 from pipeline.core.preference import Preference, Ranked
+from pipeline.core.removals import Kept
 from pipeline.core.store import Store, read_parquet
-
-if TYPE_CHECKING:
-    from pipeline.kernels.neighbours import Kept
 
 VERSION = 2
 RECALL = 0.99
@@ -195,7 +193,7 @@ def _bytes(paths: Iterator[Path]) -> Iterator[bytes]:
         path.unlink()
 
 
-def twins(known: Ranked, docs: Corpus, cfg: Config, job: Job) -> "Kept":
+def twins(known: Ranked, docs: Corpus, cfg: Config, job: Job) -> Kept:
     """Who stays of the documents with words that copy no other, numbered from the most wanted."""
     from pipeline.kernels import neighbours as near
 

@@ -139,11 +139,13 @@ def data_card(cfg: Config, files: Files, job: Job) -> str:
 def _checkpoints(path: Path, phases: dict[str, Artifact]) -> None:
     """Every kept checkpoint of every phase (as OLMo and Crystal publish): `path` is in the
     phase's folder, `tokens` are all that the model had seen, `digest` is of the phase's content."""
+    from pipeline.model import kept
+
     with open(path, "w", newline="") as f:
         out = csv.writer(f, lineterminator="\n")
         out.writerow(["phase", "step", "tokens", "loss", "path", "digest"])
         for name, a in phases.items():
             before = a.facts["tokens_seen"] - a.facts["tokens"]
-            for r in json.loads((a.folder / "checkpoints.json").read_text()):
+            for r in kept.table(a.folder):
                 told = (r["step"], before + r["tokens"], r["loss"])
                 out.writerow([name, *told, r["path"], a.digest])

@@ -20,6 +20,17 @@ def ray_local() -> Iterator[None]:
     ray.shutdown()
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: two on busy cores spend their time waiting for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 # A kernel's first call compiles it, and machines differ: no test here is about time.
 settings.register_profile("icefloe", deadline=None)
 settings.load_profile("icefloe")

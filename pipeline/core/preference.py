@@ -87,8 +87,8 @@ def ranked(runs: Sequence[Path], count: int, folder: Path) -> Ranked:
             ranks = np.arange(rank, rank + len(part), dtype=np.uint64)
             spill.put(places_, part[:, 6])
             spill.put(uids, part[:, 4:6])
-            run = spill.ordered(np.column_stack([part[:, 2:4], ranks, part[:, 6] >> np.uint64(1)]))
-            contents.append(_run(folder / f"content-{rank}", run))
+            content = np.column_stack([part[:, 2:4], ranks, part[:, 6] >> np.uint64(1)])
+            contents.append(spill.run(folder / f"content-{rank}", content))
             rank += len(part)
     alive = np.ones(count, bool)
     copies = list(_copies(contents, alive, folder))
@@ -101,12 +101,7 @@ def _copies(contents: Sequence[Path], alive: NDArray[np.bool_], folder: Path) ->
         new[1:] = (part[1:, :2] != part[:-1, :2]).any(axis=1)
         original = part[new, 2][np.cumsum(new) - 1]
         alive[part[~new, 2].astype(np.int64)] = False
-        yield _run(folder / f"copies-{number}", np.column_stack([part[:, 3], original])[~new])
-
-
-def _run(path: Path, records: U64) -> Path:
-    records.tofile(path)
-    return path
+        yield spill.run(folder / f"copies-{number}", np.column_stack([part[:, 3], original])[~new])
 
 
 def live(known: Ranked) -> Iterator[tuple[U64, I64]]:

@@ -28,6 +28,12 @@ def ordered(records: U64) -> U64:
     return np.ascontiguousarray(records[np.lexsort(records.T[::-1])])
 
 
+def run(path: Path, records: U64) -> Path:
+    """Write records as a run."""
+    ordered(records).tofile(path)
+    return path
+
+
 def records(path: Path, width: int, dtype: Any = np.uint64) -> NDArray[Any]:
     """A file's (n, width) records, mapped read-only."""
     if path.stat().st_size == 0:  # an empty file cannot be mapped

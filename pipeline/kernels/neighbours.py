@@ -7,12 +7,13 @@ one pass in order of preference decides everything, and there is nothing that mi
 more wanted below.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.arrays import I64, U8
+from pipeline.core.removals import Kept
 from pipeline.kernels.compiled import compiled
 from pipeline.kernels.hashing import U64, mixed
 from pipeline.kernels.shingles import U32
@@ -83,15 +84,6 @@ def settle(pair: U64, alike: U8, state: U8) -> None:
     """Set each document's `state` (KEPT at first) to GONE or OPEN where a pair says so; pairs sorted,
     in as many calls as they need. Without MAYBE pairs nothing is OPEN."""
     _settle(np.ascontiguousarray(pair), alike, state)
-
-
-class Kept(NamedTuple):
-    """For each document the kept one it is most like (itself where it stays), how alike they are
-    (NaN for itself), and whether that was measured: 9 bytes a document."""
-
-    keeper: U32
-    value: NDArray[np.float32]
-    exact: NDArray[np.bool_]
 
 
 def everyone(documents: int) -> Kept:

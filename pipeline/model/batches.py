@@ -19,12 +19,11 @@ from pipeline.core.schema import FILE_SEP, FIM_PAD
 from pipeline.kernels.corruption import corrupt
 from pipeline.kernels.infilling import rearrange
 from pipeline.kernels.packing import places
+from pipeline.model.bits import IGNORED
 
 Ids = NDArray[np.int64]
 Raw = NDArray[np.integer[Any]]
 
-IGNORED = -100
-"""The label of a place without loss (PyTorch's)."""
 DTYPES: dict[str, np.dtype[Any]] = {".u16": np.dtype("<u2"), ".u32": np.dtype("<u4")}
 """Suffix of a token file -> what it holds, flat."""
 

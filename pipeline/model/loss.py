@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from pipeline.model.batches import IGNORED
+from pipeline.model.bits import IGNORED
 from pipeline.model.products import rows_by_matrix
 
 LOGITS = {"cpu": 1 << 25, "cuda": 1 << 28}

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pipeline.model.batches import IGNORED
+from pipeline.model.bits import IGNORED
 
 FLEX = "flex_attention"
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from pipeline.model.batches import IGNORED
+from pipeline.model.bits import IGNORED
 from pipeline.model.loss import summed
 from pipeline.model.masks import inside, spared
 

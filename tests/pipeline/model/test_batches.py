@@ -10,7 +10,8 @@ from pipeline.core.errors import StageError
 from pipeline.core.schema import END, FILE_SEP, FIM_PAD, FIM_PREFIX
 from pipeline.kernels.corruption import mend
 from pipeline.kernels.infilling import restore
-from pipeline.model.batches import IGNORED, Batches
+from pipeline.model.batches import Batches
+from pipeline.model.bits import IGNORED
 from tests.packed import LENGTH, batches, packed
 
 

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.model import architectures
-from pipeline.model.batches import IGNORED
+from pipeline.model.bits import IGNORED
 from pipeline.model.fit import fit
 from pipeline.model.objective import Objective
 from pipeline.model.optimizer import adamw

@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.model import loss
-from pipeline.model.batches import IGNORED
+from pipeline.model.bits import IGNORED
 from pipeline.model.loss import summed
 
 ROWS, WIDTH, VOCABULARY = 37, 16, 50

@@ -8,7 +8,8 @@ import torch
 
 from pipeline.model import masks
 from pipeline.model.architectures import ARCHITECTURES, build
-from pipeline.model.batches import IGNORED, Batches
+from pipeline.model.batches import Batches
+from pipeline.model.bits import IGNORED
 from pipeline.model.objective import Objective
 from tests.packed import CONFIG, LENGTH, packed, train
 

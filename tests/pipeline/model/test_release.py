@@ -5,7 +5,6 @@ same code), and NEAR while it goes on, when products are oneDNN's (7.6e-6 seen, 
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,12 +25,7 @@ NEAR = 5e-5
 TINY = [n for n in architectures.ARCHITECTURES if n.endswith("-tiny")]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def trained(name: str, folder: Path) -> tuple[Any, torch.Tensor]:
