@@ -5,10 +5,11 @@ Knows nothing of keys or Ray.
 
 from typing import TYPE_CHECKING
 
-from fastapi import Request
+from fastapi import APIRouter, Request, Response
 
 from serve.desk import Cancel, Desk
-from serve.schemas import AnnotateRequest, AnnotateResponse, Annotation, File
+from serve.schemas import AnnotateRequest, AnnotateResponse, Annotation, File, name_unknown
+from serve.state import State
 
 if TYPE_CHECKING:
     from pipeline.model.judges import Judge
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
 
 AT_ONCE = 8
 """Files scored between two looks at whether the client is still there (ours)."""
+
+
+def routes(state: State) -> APIRouter:
+    """The route of `/v1/annotate`."""
+    router = APIRouter()
+
+    @router.post("/v1/annotate", response_model_exclude_none=True)
+    async def files(
+        body: AnnotateRequest, request: Request, response: Response
+    ) -> AnnotateResponse:
+        judge = state.judged(body.model)
+        name_unknown(body, response)
+        return await annotate(body, request, judge, state.judging)
+
+    return router
 
 
 async def annotate(

@@ -10,13 +10,15 @@ import logging
 import time
 import uuid
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from fastapi import Request
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from serve.desk import Cancel, Desk
 from serve.guard import Refusal, envelope
-from serve.schemas import Choice, CompletionRequest, CompletionResponse, Usage
+from serve.schemas import Choice, CompletionRequest, CompletionResponse, Usage, name_unknown
+from serve.state import State
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
     from pipeline.model.engine import Engine, Sampling
@@ -24,11 +26,28 @@ if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays 
 log = logging.getLogger(__name__)
 
 
+def routes(state: State) -> APIRouter:
+    """The routes of `/v1/completions`."""
+    router = APIRouter()
+
+    @router.post("/v1/completions", response_model=CompletionResponse)
+    async def completions(body: CompletionRequest, request: Request, response: Response) -> Any:
+        name, engine = state.engine(body.model)
+        name_unknown(body, response)
+        if not body.stream:
+            return await complete(body, request, name, engine, state.writing)
+        events = await stream(body, name, engine, state.writing)
+        headers = {**response.headers, "cache-control": "no-cache"}
+        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+
+    return router
+
+
 async def complete(
-    body: CompletionRequest, request: Request, engine: "Engine", desk: Desk
+    body: CompletionRequest, request: Request, name: str, engine: "Engine", desk: Desk
 ) -> CompletionResponse:
     """Every completion of every prompt, prompt by prompt."""
-    prompts, sampling = await asyncio.to_thread(_understand, body, engine)
+    prompts, sampling = await asyncio.to_thread(_understand, body, name, engine)
     rows = [ids for ids in prompts for _ in range(body.n)]
     done = await desk.answer(request, lambda gone: engine.complete(rows, sampling, gone))
     before = [_echo(body, engine, k // body.n) for k in range(len(rows))]
@@ -37,28 +56,31 @@ async def complete(
         for k, c in enumerate(done)
     ]
     usage = _usage(sum(map(len, prompts)), sum(len(c.tokens) for c in done))
-    return _frame(engine).model_copy(update={"choices": choices, "usage": usage})
+    return _frame(name).model_copy(update={"choices": choices, "usage": usage})
 
 
-async def stream(body: CompletionRequest, engine: "Engine", desk: Desk) -> AsyncIterator[str]:
+async def stream(
+    body: CompletionRequest, name: str, engine: "Engine", desk: Desk
+) -> AsyncIterator[str]:
     """The completion as server-sent events. Refusals are raised before the first of them."""
-    for name, count in (("prompt", len(body.prompts)), ("n", body.n)):
+    for field, count in (("prompt", len(body.prompts)), ("n", body.n)):
         if count > 1:
-            raise Refusal(400, f"a stream has one completion: {name} asks for {count}", name)
-    (ids,), sampling = await asyncio.to_thread(_understand, body, engine)
+            raise Refusal(400, f"a stream has one completion: {field} asks for {count}", field)
+    (ids,), sampling = await asyncio.to_thread(_understand, body, name, engine)
     steps = _Steps(min(sampling.max_tokens, engine.context - len(ids)))
     pieces = desk.stream(lambda gone: engine.stream(ids, sampling, steps.counting(gone)))
-    return _events(body, engine, len(ids), pieces, steps)
+    return _events(body, name, engine, len(ids), pieces, steps)
 
 
 async def _events(
     body: CompletionRequest,
+    name: str,
     engine: "Engine",
     prompt_tokens: int,
     pieces: AsyncIterator[str],
     steps: "_Steps",
 ) -> AsyncIterator[str]:
-    frame = _frame(engine)
+    frame = _frame(name)
     try:
         if before := _echo(body, engine, 0):
             yield _event(frame, [Choice(text=before)])
@@ -92,12 +114,13 @@ class _Steps:
         return "length" if self.taken >= self.room else "stop"
 
 
-def _understand(body: CompletionRequest, engine: "Engine") -> tuple[list[list[int]], "Sampling"]:
+def _understand(
+    body: CompletionRequest, name: str, engine: "Engine"
+) -> tuple[list[list[int]], "Sampling"]:
     """Token ids and sampling. Raises Refusal where the engine or the model cannot do it."""
     from pipeline.model.engine import Sampling
 
     if body.suffix is not None and not engine.info.get("infill"):
-        name = model_id(engine)
         raise Refusal(400, f"model {name!r} was not trained to infill: send no suffix", "suffix")
     try:
         prompts = [_ids(prompt, body, engine) for prompt in body.prompts]
@@ -137,16 +160,11 @@ def _usage(prompt: int, completion: int) -> Usage:
     return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
 
 
-def _frame(engine: "Engine") -> CompletionResponse:
+def _frame(model: str) -> CompletionResponse:
     name, now = f"cmpl-{uuid.uuid4().hex}", int(time.time())
-    return CompletionResponse(id=name, created=now, model=model_id(engine), choices=[])
+    return CompletionResponse(id=name, created=now, model=model, choices=[])
 
 
 def _event(frame: CompletionResponse, choices: list[Choice], usage: Usage | None = None) -> str:
     chunk = frame.model_copy(update={"choices": choices, "usage": usage})
     return f"data: {json.dumps(chunk.model_dump(), ensure_ascii=False)}\n\n"
-
-
-def model_id(engine: "Engine") -> str:
-    """The model's name in `/v1/models`: its release's, else its architecture's."""
-    return str(engine.info.get("name", engine.info.get("model", "model")))

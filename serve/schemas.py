@@ -5,7 +5,9 @@ A field that is not listed here is accepted, has no effect, and is named in the 
 """
 
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
+from fastapi import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 MAX_PROMPTS = 32
@@ -155,6 +157,12 @@ class AnnotateResponse(BaseModel):
     object: Literal["list"] = "list"
     data: list[Annotation]
     model: str
+
+
+def name_unknown(body: BaseModel, response: Response) -> None:
+    """Tell the client which of its fields had no effect."""
+    if names := unknown(body):
+        response.headers["x-icefloe-ignored"] = ", ".join(quote(n, errors="replace") for n in names)
 
 
 def unknown(body: BaseModel, prefix: str = "") -> list[str]:

@@ -1,0 +1,57 @@
+"""What one replica has loaded, looked up by the names that clients send.
+
+Routes get it when they are made and ask it at every request, so that they exist before the models
+do. Knows nothing of HTTP beyond the refusals it raises.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from serve.desk import Desk
+from serve.guard import Refusal
+
+if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
+    from pipeline.model.engine import Engine
+    from pipeline.model.judges import Judge
+
+PLACES = 32
+"""Requests that may wait for one model, the running one included (ours)."""
+
+
+@dataclass
+class State:
+    """Models by name, the first the default; none before they are loaded."""
+
+    engines: Mapping[str, "Engine"] = field(default_factory=dict)
+    judge: "Judge | None" = None
+    places: int = PLACES
+
+    def __post_init__(self) -> None:
+        self.writing, self.judging = Desk(self.places), Desk(self.places)
+
+    def engine(self, asked: str | None = None) -> tuple[str, "Engine"]:
+        """The model of this name, or the default one. Refusal 404, or 503 while none is loaded."""
+        if not self.engines:
+            raise _loading()
+        name = asked or next(iter(self.engines))
+        if name not in self.engines:
+            raise _unknown(name, ", ".join(map(repr, self.engines)))
+        return name, self.engines[name]
+
+    def judged(self, asked: str | None = None) -> "Judge":
+        """The judge of files. Refusal as for `engine`."""
+        if self.judge is None:
+            raise _loading()
+        if asked not in (None, self.judge.name):
+            raise _unknown(asked, repr(self.judge.name))
+        return self.judge
+
+
+def _loading() -> Refusal:
+    headers = {"retry-after": "1"}
+    return Refusal(503, "the models are still loading", code="loading", headers=headers)
+
+
+def _unknown(asked: str | None, have: str) -> Refusal:
+    return Refusal(404, f"no model {asked!r} here; there is {have}", "model", "model_not_found")

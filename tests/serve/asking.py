@@ -1,0 +1,18 @@
+"""What the tests of the routes share: requests that work, and the one shape of a refusal."""
+
+from typing import Any
+
+KEY = "an-open-secret"
+JSON = {"content-type": "application/json"}
+ANNOTATE = {"files": [{"text": "x = 1\n"}]}
+COMPLETE = {"prompt": "def add(", "max_tokens": 4, "seed": 1}
+
+
+def refused(answer: Any, status: int) -> dict[str, Any]:
+    """The error of an answer, after checking that it has the one shape."""
+    assert answer.status_code == status, answer.text
+    assert list(answer.json()) == ["error"]
+    error: dict[str, Any] = answer.json()["error"]
+    assert list(error) == ["message", "type", "param", "code"]
+    assert error["message"]
+    return error

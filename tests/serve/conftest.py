@@ -1,0 +1,23 @@
+"""Real tiny models behind the routes, without Ray."""
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi.testclient import TestClient
+
+from serve.app import Args, api, load
+from serve.state import State
+from tests.tiny import tiny_annotator_folder, tiny_model_folder
+
+
+@pytest.fixture(scope="session")
+def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+    at = tmp_path_factory.mktemp("models")
+    model, annotator = tiny_model_folder(at / "model"), tiny_annotator_folder(at / "annotator")
+    return load(Args(model=str(model), annotator=str(annotator), threads=1))
+
+
+@pytest.fixture(scope="session")
+def client(state: State) -> Iterator[TestClient]:
+    with TestClient(api(state), raise_server_exceptions=False) as client:
+        yield client
