@@ -30,11 +30,11 @@ class State:
     """
 
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
-    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     judge: "Judge | None" = None
     settings: Settings = field(default_factory=Settings)
     meters: Meters = field(default_factory=Meters)
     places: int = PLACES
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.writing, self.judging = Desk(self.places), Desk(self.places)
