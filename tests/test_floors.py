@@ -22,6 +22,7 @@ CONFINED = {
     "fastapi": {"serve"},
     "plotly": {"cluster"},
     "sklearn": {"pipeline.model"},
+    "prometheus_client": {"serve"},
 }
 
 
