@@ -16,9 +16,11 @@ from fastapi import Request
 
 from pipeline.model.engine import Call, Engine, Full, Piece, Sampling
 from serve.guard import Refusal
+from serve.metrics import Watch
 
 RETRY = 0.05
 """Seconds until a row finds out whether a full queue still is (ours)."""
+AGAIN = {"retry-after": "1"}
 
 
 class Row(NamedTuple):
@@ -44,18 +46,21 @@ class Calls:
         sampling: Sampling,
         request: Request,
         seconds: float,
+        watch: Watch,
     ) -> None:
         self._engine, self._sampling = engine, sampling
+        self._watch, self._lengths = watch, [len(row.ids) for row in rows]
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Piece] | Exception | None] = asyncio.Queue()
         self._waiting = deque(enumerate(rows))
         self._running: dict[int, Call] = {}
+        self._begun: set[int] = set()
         self._at_once = max(1, engine.load().slots)
         self._submit()
         if not self._running:
-            raise _full()
+            raise full()
         self._timer = self._loop.call_later(seconds, self._end, _late(seconds))
-        self._watcher = self._loop.create_task(self._watch(request))
+        self._guard = self._loop.create_task(self._leave(request))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
         try:
@@ -64,13 +69,12 @@ class Calls:
                 if isinstance(event, Exception):
                     raise event
                 if event:
+                    self._count(*event)
                     yield event
-                    if event[1].finish_reason:
-                        self._running.pop(event[0], None)
                 self._submit()
         finally:
             self._timer.cancel()
-            self._watcher.cancel()
+            self._guard.cancel()
             self.cancel()
 
     def cancel(self) -> None:
@@ -90,6 +94,14 @@ class Calls:
             self._running[k] = call
             self._waiting.popleft()
 
+    def _count(self, k: int, piece: Piece) -> None:
+        if k not in self._begun:
+            self._begun.add(k)
+            self._watch.prompt(self._lengths[k], piece.cached_tokens)
+        self._watch.piece(len(piece.tokens), k)
+        if piece.finish_reason:
+            del self._running[k]
+
     def _tell(self, k: int) -> Callable[[Piece | Exception], None]:
         def tell(piece: Piece | Exception) -> None:
             event = piece if isinstance(piece, Exception) else (k, piece)
@@ -98,7 +110,7 @@ class Calls:
 
         return tell
 
-    async def _watch(self, request: Request) -> None:
+    async def _leave(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         self._end(Refusal(499, "the client has gone", code="client_closed_request"))
@@ -125,16 +137,14 @@ def whole(pieces: Sequence[Piece]) -> Piece:
 def settled(piece: Piece) -> Literal["stop", "length"] | None:
     """Why a row ended, as clients know it. Refusal 503 where the engine gave it up."""
     if piece.finish_reason == "cancelled":
-        raise Refusal(503, "the model is being stopped", code="stopping", headers=_AGAIN)
+        raise Refusal(503, "the model is being stopped", code="stopping", headers=AGAIN)
     return piece.finish_reason
 
 
-_AGAIN = {"retry-after": "1"}
-
-
-def _full() -> Refusal:
+def full() -> Refusal:
+    """A queue without a place."""
     message = "too many requests wait for this model; try again shortly"
-    return Refusal(429, message, code="queue_full", headers=_AGAIN)
+    return Refusal(429, message, code="queue_full", headers=AGAIN)
 
 
 def _late(seconds: float) -> Refusal:
