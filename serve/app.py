@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serve import annotations, completions, listing
+from serve import annotations, chat, completions, fim, infill, listing, tokens
 from serve.guard import Guard, handle_errors, read_keys
 from serve.state import PLACES, State
 
 SHARE = {"num_cpus": 0.5}
 """What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
-TOPICS = (listing, completions, annotations)
+TOPICS = (listing, completions, fim, infill, chat, tokens, annotations)
 """Modules with `routes(state)`: all there is to ask."""
 
 
@@ -72,14 +72,13 @@ def load(args: Args) -> State:
     """All models, on a GPU where this process was given one."""
     import torch
 
-    from pipeline.model import judges
-    from pipeline.model.engine import Engine
+    from pipeline.model import engine, judges
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = args.threads or os.cpu_count() or 1
-    engine = Engine(args.model, threads=threads, device=device)
+    model = engine.load(args.model, threads=threads, device=device)
     judge = judges.load(args.annotator, threads=threads, device=device)
-    return State({_name(engine.info): engine}, judge)
+    return State({_name(model.info): model}, judge)
 
 
 def _name(card: dict[str, Any]) -> str:

@@ -34,7 +34,9 @@ class Said(Part):
     @property
     def words(self) -> str:
         """The content as one text."""
-        return self.content if isinstance(self.content, str) else "".join(s.text for s in self.content)
+        return (
+            self.content if isinstance(self.content, str) else "".join(s.text for s in self.content)
+        )
 
 
 class ChatRequest(Generating):

@@ -39,7 +39,9 @@ def fit(
     ValueError as `Engine.prompt`.
     """
     literal = _literal(engine.tokenizer)
-    before, after, begun = (literal.encode(t, add_special_tokens=False) for t in (prefix, suffix, middle))
+    before, after, begun = (
+        literal.encode(t, add_special_tokens=False) for t in (prefix, suffix, middle)
+    )
     most = engine.context // SHARE
     free = max(SLACK, min(answer, most) if answer >= 0 else most)
     room = engine.context - free - len(engine.prompt("", ""))

@@ -94,7 +94,9 @@ def sampling(body: Generating, engine: Engine, **more: Any) -> Sampling:
     """The engine's words for a request; `more` are those that only one route has, or overrides."""
     size = engine.tokenizer.get_vocab_size()
     if bad := [i for i in body.logit_bias if not 0 <= i < size]:
-        raise Refusal(400, f"logit_bias: {bad[0]} is no token id: the model has {size}", "logit_bias")
+        raise Refusal(
+            400, f"logit_bias: {bad[0]} is no token id: the model has {size}", "logit_bias"
+        )
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "logit_bias")
     fields = {k: getattr(body, k) for k in (*names, "presence_penalty", "frequency_penalty")}
     return checked(stop=strings(body.stop), **fields | more)

@@ -227,7 +227,9 @@ def _chosen(answer: Mapping[str, Any], fields: Sequence[str]) -> dict[str, Any]:
     """Only `fields`, each under the name it was asked by; all where none is named."""
     if not fields:
         return dict(answer)
-    return {path: value for path in fields if (value := _within(answer, path.split("/"))) is not None}
+    return {
+        path: value for path in fields if (value := _within(answer, path.split("/"))) is not None
+    }
 
 
 def _within(value: Any, path: Sequence[str]) -> Any:
