@@ -131,6 +131,7 @@ def whole(pieces: Sequence[Piece]) -> Piece:
         finish_reason=pieces[-1].finish_reason,
         prompt=pieces[0].prompt,
         cached_tokens=pieces[0].cached_tokens,
+        sentinel=pieces[-1].sentinel,
     )
 
 

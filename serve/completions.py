@@ -76,8 +76,7 @@ def _understand(body: CompletionRequest, name: str, engine: Engine, state: State
         prompt_logprobs=body.echo and body.logprobs is not None,
     )
     prompts = [_ids(prompt, body, name, engine) for prompt in body.prompts]
-    pairs = zip(body.prompts, prompts, strict=True)
-    echoes = [_echo(sent, ids, body, engine) for sent, ids in pairs]
+    echoes = [_echo(k, ids, body, engine) for k, ids in enumerate(prompts)]
     return Asked(name, engine, prompts, echoes, how)
 
 
@@ -105,9 +104,10 @@ def _checked(ids: list[int], engine: Engine) -> list[int]:
     return ids
 
 
-def _echo(sent: str | list[int], ids: list[int], body: CompletionRequest, engine: Engine) -> str:
+def _echo(k: int, ids: list[int], body: CompletionRequest, engine: Engine) -> str:
     if not body.echo:
         return ""
+    sent = body.prompts[k]
     if isinstance(sent, str) and body.truncate_prompt_tokens is None:
         return sent
     return str(engine.tokenizer.decode(ids, skip_special_tokens=False))
@@ -176,5 +176,4 @@ class _Writer:
 
 def _tokens(prompt: Sequence[int], piece: Piece) -> list[Token]:
     before = zip(prompt, *piece.prompt, strict=True) if piece.prompt else ()
-    written = zip(piece.tokens, piece.logprobs, piece.top, strict=True)
-    return [Token(*t) for t in (*before, *written)]
+    return [*(Token(*t) for t in before), *logprobs.written(piece)]

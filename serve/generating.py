@@ -49,11 +49,11 @@ class Generating(Request):
     """Taken off the logit of every token that the answer has already, -2 to 2."""
     frequency_penalty: float = 0.0
     """The same, as often as the answer has it."""
-    logit_bias: dict[int, float] = {}
+    logit_bias: dict[int, float] = Field(default={})
     """Token ids and what is added to their logits, -100 to 100."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     """Completions of each prompt."""
-    stop: Stop = []
+    stop: Stop = Field(default=[])
     """Strings that end the text; they are not part of it."""
     seed: int | None = None
     """Choice i draws from (seed, i): the same request has the same answer."""
@@ -156,6 +156,6 @@ def seconds(request: Asked, most: float) -> float:
         allowed = most if sent is None else float(sent)
     except ValueError:
         allowed = math.nan
-    if not 0 < allowed:
+    if not allowed > 0:
         raise Refusal(400, f"{TIMEOUT} is {sent!r}: a number of seconds above 0", TIMEOUT)
     return min(allowed, most)

@@ -12,6 +12,8 @@ from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 from tokenizers.pre_tokenizers import ByteLevel as Alphabet
 
+from pipeline.model.engine import Piece
+
 LOWEST = -9999.0
 """What stands for minus infinity, which JSON has no word for (OpenAI)."""
 
@@ -30,6 +32,14 @@ class Spelt(NamedTuple):
     text: str
     raw: bytes
     begins: int
+
+
+def written(piece: Piece) -> list[Token]:
+    """What was generated, the special token that ended it included, as OpenAI's is: lm_eval drops
+    the last entry of every answer."""
+    tokens = zip(piece.tokens, piece.logprobs, piece.top, strict=True)
+    end = [] if piece.sentinel is None else [Token(*piece.sentinel)]
+    return [*(Token(*t) for t in tokens), *end]
 
 
 def columns(tokenizer: Tokenizer, tokens: Sequence[Token], start: int) -> dict[str, Any]:
