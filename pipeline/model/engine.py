@@ -154,8 +154,8 @@ class Call(Protocol):
 class Engine(Protocol):
     """One loaded model; may be asked from several threads.
 
-    `folder` is the model's, `info` is icefloe.json ({} if there is none), `context` the most tokens of prompt and
-    completion together, `tokenizer` the folder's tokenizer.
+    `folder` is the model's, `info` is icefloe.json ({} if there is none), `context` the most tokens
+    of prompt and completion together, `tokenizer` the folder's tokenizer.
     """
 
     folder: Path
