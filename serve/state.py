@@ -6,7 +6,7 @@ do. Knows nothing of HTTP beyond the refusals it raises.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve.desk import Desk
 from serve.guard import Refusal
@@ -26,7 +26,8 @@ PLACES = 32
 class State:
     """Models by name, the first the default; none before they are loaded. `judge` may stay None.
 
-    `settings` is replaced as a whole when they change: read it at every request.
+    `facts` by name are what a model was loaded with, for `/v1/models`. `settings` is replaced as a
+    whole when they change: read it at every request.
     """
 
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
@@ -35,9 +36,34 @@ class State:
     meters: Meters = field(default_factory=Meters)
     numbering: Numbering = field(default_factory=Numbering)
     places: int = PLACES
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.writing, self.judging = Desk(self.places), Desk(self.places)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why new requests are better sent elsewhere; None where all is well."""
+        if not self.engines:
+            return "the models are still loading"
+        if self.settings.draining:
+            return "this server is going away"
+        return self.broken
+
+    @property
+    def broken(self) -> str | None:
+        """Which engine has stopped, so that only a new replica helps; None where all run."""
+        for name, engine in self.engines.items():
+            try:
+                engine.load()
+            except RuntimeError as e:
+                return f"model {name!r}: {e}"
+        return None
+
+    def check_ready(self) -> None:
+        """Refusal 503 where there is trouble."""
+        if trouble := self.trouble:
+            raise Refusal(503, trouble, code="not_ready", headers={"retry-after": "1"})
 
     def engine(self, asked: str | None = None) -> tuple[str, "Engine"]:
         """The model of this name, or the default one. Refusal 404, or 503 while none is loaded."""

@@ -132,6 +132,8 @@ class Batching:
 
     def load(self) -> Load:
         """See `engine.Engine`."""
+        if not self._thread.is_alive():
+            raise RuntimeError("this engine has stopped")
         with self._wake:
             return Load(self._running, len(self._waiting), self.slots, self.queue)
 

@@ -194,7 +194,7 @@ class Engine(Protocol):
         """
 
     def load(self) -> Load:
-        """How busy it is now."""
+        """How busy it is now. RuntimeError once it answers no more."""
 
     def close(self) -> None:
         """End all calls and give the memory back; what is asked afterwards is a RuntimeError."""
