@@ -17,7 +17,7 @@ from tests.serve.asking import chunks, refused
 from tests.serve.live import serving
 from tests.tiny import tiny_model_folder
 
-BIAS = {k: -100.0 for k in range(7)}
+BIAS = dict.fromkeys(range(7), -100.0)
 """Keeps special tokens away, so that only the asked-for length ends an answer."""
 LONG = {"prompt": "def add(", "max_tokens": 4000, "logit_bias": BIAS}
 PATH = "/v1/completions"

@@ -1,7 +1,5 @@
 """Tokens as they are shown: their bytes together are the text, and they stand where it says."""
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
