@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serve.desk import Desk
 from serve.guard import Refusal
 from serve.metrics import Meters
+from serve.seeds import Numbering
 from serve.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
@@ -33,11 +34,12 @@ class State:
     judge: "Judge | None" = None
     settings: Settings = field(default_factory=Settings)
     meters: Meters = field(default_factory=Meters)
+    numbering: Numbering = field(default_factory=Numbering)
     places: int = PLACES
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.writing, self.judging = Desk(self.places), Desk(self.places)
+        self.judging = Desk(self.places)
 
     @property
     def trouble(self) -> str | None:

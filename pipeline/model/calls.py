@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Tell
+from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Sentinel, Tell
 from pipeline.model.sampling import Picked
 from pipeline.model.text import Text
 
@@ -47,6 +47,7 @@ class Running:
         self._first = True
         self._deadline: float | None = None
         self._new: list[Picked] = []
+        self._sentinel: Sentinel | None = None
 
     @property
     def wants(self) -> bool:
@@ -69,6 +70,7 @@ class Running:
     def take(self, picked: Picked) -> None:
         """The next token: tell what it makes certain, and end where it ends the call."""
         if picked.token in self._stops:
+            self._sentinel = Sentinel(picked.token, picked.logprob, picked.top)
             return self.end("stop")
         self.counts[picked.token] += 1
         self._new.append(picked)
@@ -111,6 +113,7 @@ class Running:
             finish_reason=reason,
             prompt=self.prompt if first else None,
             cached_tokens=self.cached_tokens if first else 0,
+            sentinel=self._sentinel,
         )
 
     def _say(self, what: Piece | Exception) -> None:
