@@ -19,13 +19,15 @@ Precision = Literal["exact", "int8"]
 
 
 class Judge(Protocol):
-    """What every kind is. `name` as its card says."""
+    """What every kind is. `name` as its `card` says; `labels` of a classifier, the second the good."""
 
     name: str
     column: str
+    card: dict[str, Any]
+    labels: tuple[str, ...]
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
-        """One Score a text, in order."""
+    def score(self, texts: Sequence[str], located: bool = False) -> list[Score]:
+        """One Score a text, in order; with its windows' places if `located`."""
 
 
 @cache
