@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_windows_lie_where_their_text_is(scorer: Scorer, text: str) -> None:
     [(parts, truncated, spans)] = windows(scorer.tokenizer, [text], 32, located=True)
     assert len(spans) == len(parts)
     assert (spans[0][0], spans[-1][1]) == (0, len(text))
-    holes = any(b[0] > a[1] for a, b in zip(spans, spans[1:], strict=False))
+    holes = any(b[0] > a[1] for a, b in pairwise(spans))
     assert holes <= truncated
     for part, (start, end) in zip(parts, spans, strict=True):
         assert scorer.tokenizer.decode(part.tolist()).strip("\ufffd") in text[start:end]
