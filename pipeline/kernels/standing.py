@@ -42,7 +42,8 @@ def keyed(_: str, group: Group) -> list[U64]:
 def knots(scale: Scale) -> F64:
     """Some of the scores that the scale tells exactly, ascending, the ends among them."""
     inner = ranks.scores(scale.edges[1:-1][::-1])
-    return inner[np.unique(np.linspace(0, len(inner) - 1, KNOTS).round().astype(int))]
+    found: F64 = inner[np.unique(np.linspace(0, len(inner) - 1, KNOTS).round().astype(int))]
+    return found
 
 
 def span(scores: F64) -> tuple[float, float]:

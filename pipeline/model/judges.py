@@ -65,6 +65,12 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
+def standing(folder: str | Path) -> dict[str, Any]:
+    """What a release says of the corpus's scores (`kernels.standing`); empty where it does not."""
+    path = Path(folder) / "scores.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
 def column(card: dict[str, Any]) -> str:
     """Where the judge of this card puts its scores."""
     return str(card.get("column", "quality"))

@@ -181,9 +181,8 @@ def _spans(
     text: str, found: Encoding, starts: Sequence[int], body: int
 ) -> tuple[tuple[int, int], ...]:
     def place(token: int) -> int:
-        if token == 0:
-            return 0
-        return int(found.token_to_chars(token)[0]) if token < len(found) else len(text)
+        chars = found.token_to_chars(token) if token else (0, 0)
+        return chars[0] if chars else len(text)  # None: behind the last token
 
     return tuple((place(a), place(a + body)) for a in starts)
 
