@@ -72,14 +72,13 @@ def load(args: Args) -> State:
     """All models, on a GPU where this process was given one."""
     import torch
 
-    from pipeline.model import judges
-    from pipeline.model.engine import Engine
+    from pipeline.model import engine, judges
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = args.threads or os.cpu_count() or 1
-    engine = Engine(args.model, threads=threads, device=device)
+    model = engine.load(args.model, threads=threads, device=device)
     judge = judges.load(args.annotator, threads=threads, device=device)
-    return State({_name(engine.info): engine}, judge)
+    return State({_name(model.info): model}, judge)
 
 
 def _name(card: dict[str, Any]) -> str:
