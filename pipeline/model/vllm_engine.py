@@ -25,24 +25,26 @@ from pipeline.model.engine import (
     Finish,
     Full,
     Load,
-    PromptScores,
     Sampling,
     Tell,
     never,
 )
 from pipeline.model.prompts import Prompts, sentinels
-from pipeline.model.sampling import Picked
 from pipeline.model.together import together
+from pipeline.model.vllm_terms import (
+    BIASES,
+    arguments,
+    asked,
+    ends,
+    picked,
+    possible,
+    prompt_scores,
+    scoring,
+    sequence_scores,
+    started,
+)
 
-_CPU_CACHE = 1 << 30
-"""Bytes of cache on a CPU, where vLLM would take nearly all of the memory (ours)."""
-_BIASES = 1024
-"""Most tokens that vLLM 0.32 can bias in one request; one more ends its engine."""
 _ENDS: dict[str, Finish] = {"stop": "stop", "length": "length", "abort": "cancelled"}
-_QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
-"""Unless the environment says otherwise: no reports to vLLM's makers; no fork of a process that has
-threads."""
-
 T = TypeVar("T")
 
 
@@ -69,7 +71,7 @@ class Vllm:
         folder is no model, or for what vLLM cannot do.
         """
         path = Path(folder)
-        _check(path, device, precision)
+        possible(path, device, precision)
         self.slots, self.queue = slots, queue
         self._lock, self._numbers, self._closed = threading.Lock(), count(), False
         self._calls: dict[_Asked, Future[None]] = {}
@@ -77,9 +79,7 @@ class Vllm:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
         self._thread.start()
         try:
-            self._engine = self._run(
-                _started(_arguments(path, device, slots) | dict(options or {}))
-            )
+            self._engine = self._run(started(arguments(path, device, slots) | dict(options or {})))
         except BaseException:
             self._stop()
             raise
@@ -87,7 +87,7 @@ class Vllm:
         self.context = int(config.max_model_len)
         self._prompts = Prompts(path, self.context, config.get_vocab_size())
         self.tokenizer, self.info = self._prompts.tokenizer, self._prompts.info
-        self._stops = sentinels(self.tokenizer, _ends(config))
+        self._stops = sentinels(self.tokenizer, ends(config))
         self._warm_up()
 
     def prompt(
@@ -157,8 +157,8 @@ class Vllm:
     def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._prompts.fits(ids)
         self._prompts.known(list(sampling.logit_bias))
-        if len(sampling.logit_bias) > _BIASES:
-            raise ValueError(f"logit_bias has {len(sampling.logit_bias)} tokens: {_BIASES} at most")
+        if len(sampling.logit_bias) > BIASES:
+            raise ValueError(f"logit_bias has {len(sampling.logit_bias)} tokens: {BIASES} at most")
 
     def _alive(self) -> None:
         if self._closed:
@@ -173,7 +173,7 @@ class Vllm:
         self._alive()
         room = self.context - len(ids)
         call = _Asked(f"{next(self._numbers)}", self._abort, ids, sampling, tell, sample, room)
-        params = _params(sampling, sample, room, self._prompts.size, self._stops)
+        params = asked(sampling, sample, room, self._prompts.size, self._stops)
         self._calls[call] = asyncio.run_coroutine_threadsafe(self._write(call, params), self._loop)
         return call
 
@@ -222,11 +222,8 @@ class Vllm:
         """All but the last token are the prompt, so that a sequence may fill the context."""
         if len(ids) < 2:
             return np.zeros(0, dtype=np.float32)
-        outputs = self._outputs(ids[:-1], _scoring(ids[-1]), f"{next(self._numbers)}")
-        output = [o async for o in outputs][0]
-        known = [*output.prompt_logprobs[1:], output.outputs[0].logprobs[0]]
-        of = [row[token].logprob for row, token in zip(known, ids[1:], strict=True)]
-        return np.array(of, dtype=np.float32)
+        outputs = self._outputs(ids[:-1], scoring(ids[-1]), f"{next(self._numbers)}")
+        return [sequence_scores(ids, output) async for output in outputs][-1]
 
     def _warm_up(self) -> None:
         """What vLLM compiles at its first request of a kind is compiled before a caller waits."""
@@ -239,6 +236,7 @@ class Vllm:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def _stop(self) -> None:
+        self._run(_end_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -258,121 +256,29 @@ class _Asked(Running):
             self._abort(self.request)
 
 
-def _check(path: Path, device: str, precision: str) -> None:
-    if not (path / "config.json").is_file():
-        raise ValueError(f"{path} is no model folder: no config.json")
-    if precision != "exact":
-        raise ValueError(
-            f"precision is {precision!r}: with vLLM exact; int8 is Icefloe's own engine's"
-        )
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    from vllm.platforms import current_platform
-
-    if device != current_platform.device_type:
-        raise ValueError(
-            f"device is {device!r}: this vLLM computes on {current_platform.device_type!r}, "
-            "on those that CUDA_VISIBLE_DEVICES names"
-        )
-
-
-def _arguments(path: Path, device: str, slots: int) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "model": str(path),
-        "load_format": "safetensors",
-        "skip_tokenizer_init": True,
-        "dtype": "float32" if device == "cpu" else "bfloat16",
-        "max_num_seqs": slots,
-        "seed": secrets.randbits(31),  # of draws without a seed: vLLM's own is 0 at every start
-        "disable_log_stats": True,
-    }
-    on_cpu = {"enforce_eager": True, "kv_cache_memory_bytes": _CPU_CACHE}
-    return settings | (on_cpu if device == "cpu" else {})
-
-
-async def _started(settings: Mapping[str, Any]) -> Any:
-    from vllm.engine.arg_utils import AsyncEngineArgs
-    from vllm.v1.engine.async_llm import AsyncLLM
-
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**settings))
-
-
-def _ends(config: Any) -> list[int]:
-    """The ids that end a text by the model's own settings."""
-    ends = config.try_get_generation_config().get("eos_token_id", config.hf_config.eos_token_id)
-    return [] if ends is None else np.atleast_1d(ends).tolist()
-
-
-def _params(sampling: Sampling, sample: int, room: int, size: int, stops: frozenset[int]) -> Any:
-    """vLLM's settings of one request; it wants a token at least, and small numbers."""
-    return _delta(
-        max_tokens=max(min(sampling.max_tokens, room), 1),
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=min(sampling.top_k, size),
-        min_p=sampling.min_p,
-        presence_penalty=sampling.presence_penalty,
-        frequency_penalty=sampling.frequency_penalty,
-        logit_bias=dict(sampling.logit_bias) or None,
-        seed=_seed(sampling.seed, sample),
-        stop_token_ids=sorted(stops),
-        logprobs=sampling.top_logprobs or 0,
-        prompt_logprobs=(sampling.top_logprobs or 0) if sampling.prompt_logprobs else None,
-    )
-
-
-def _scoring(last: int) -> Any:
-    """vLLM's settings to score a prompt and `last` after it."""
-    scored = {"prompt_logprobs": 0, "logprobs": 0, "allowed_token_ids": [last]}
-    return _delta(max_tokens=1, temperature=0.0, **scored)
-
-
-def _delta(**settings: Any) -> Any:
-    from vllm.sampling_params import RequestOutputKind, SamplingParams
-
-    return SamplingParams(
-        output_kind=RequestOutputKind.DELTA, detokenize=False, ignore_eos=True, **settings
-    )
-
-
-def _seed(seed: int | None, sample: int) -> int | None:
-    """(seed, sample) as one number of 63 bits."""
-    if seed is None:
-        return None
-    return int(
-        np.random.SeedSequence([seed, sample]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )
+async def _end_others() -> None:
+    """vLLM leaves tasks of its own behind."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
 
 
 def _hear(call: _Asked, output: Any) -> None:
     """Pass on what vLLM says of a request."""
     call.cached_tokens = output.num_cached_tokens or 0
     if output.prompt_logprobs:
-        call.prompt = _prompt_scores(call, output.prompt_logprobs)
+        call.prompt = prompt_scores(call.ids, output.prompt_logprobs, call.sampling)
     if call.cancelled or not call.wants:
         return call.end("cancelled" if call.cancelled else "length")
     answer = output.outputs[0]
-    for token, row in zip(answer.token_ids, answer.logprobs or (), strict=True):
-        call.take(Picked(token, row[token].logprob, _likeliest(row, call.sampling)))
+    for token in picked(answer, call.sampling):
+        call.take(token)
         if call.done:
             return None
     if answer.finish_reason == "error":
         raise RuntimeError("vLLM gave a request up: its log says why")
     return call.end(_ENDS[answer.finish_reason]) if answer.finish_reason else None
-
-
-def _prompt_scores(call: _Asked, rows: Sequence[Any]) -> PromptScores:
-    rest = list(zip(call.ids[1:], rows[1:], strict=True))
-    tops = [_likeliest(row, call.sampling) for _, row in rest]
-    return PromptScores([None, *(row[t].logprob for t, row in rest)], [None, *tops])
-
-
-def _likeliest(row: Mapping[int, Any], sampling: Sampling) -> dict[int, float] | None:
-    """vLLM puts the token itself among the likeliest, or after them."""
-    if sampling.top_logprobs is None:
-        return None
-    ranked = sorted(((i, x.logprob) for i, x in row.items()), key=lambda pair: -pair[1])
-    return dict(ranked[: sampling.top_logprobs])
 
 
 def _died() -> RuntimeError:
