@@ -5,8 +5,6 @@ computes in a process of its own. Imports vLLM when an engine is made. Knows not
 """
 
 import asyncio
-import os
-import secrets
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, wait
@@ -32,7 +30,6 @@ from pipeline.model.engine import (
 from pipeline.model.prompts import Prompts, sentinels
 from pipeline.model.together import together
 from pipeline.model.vllm_terms import (
-    BIASES,
     arguments,
     asked,
     ends,
@@ -157,8 +154,6 @@ class Vllm:
     def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._prompts.fits(ids)
         self._prompts.known(list(sampling.logit_bias))
-        if len(sampling.logit_bias) > BIASES:
-            raise ValueError(f"logit_bias has {len(sampling.logit_bias)} tokens: {BIASES} at most")
 
     def _alive(self) -> None:
         if self._closed:

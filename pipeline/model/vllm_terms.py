@@ -15,8 +15,10 @@ import numpy as np
 from pipeline.model.engine import PromptScores, Sampling
 from pipeline.model.sampling import Picked
 
-BIASES = 1024
-"""Most tokens that vLLM 0.32 can bias in one request; one more ends its engine."""
+_BIASES = 1024
+"""Most tokens that vLLM 0.32 can bias in one request; on a GPU one more would end its engine."""
+_HOTTEST = 2.0
+"""vLLM 0.32 refuses more."""
 _CPU_CACHE = 1 << 30
 """Bytes of cache on a CPU, where vLLM would take nearly all of the memory (ours)."""
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
@@ -75,7 +77,12 @@ def ends(config: Any) -> list[int]:
 
 
 def asked(sampling: Sampling, sample: int, room: int, size: int, stops: frozenset[int]) -> Any:
-    """vLLM's settings of one request; it wants a token at least, and small numbers."""
+    """vLLM's settings of one request; it wants a token at least, and small numbers. ValueError for
+    what it does not take."""
+    if len(sampling.logit_bias) > _BIASES:
+        raise ValueError(f"logit_bias has {len(sampling.logit_bias)} tokens: at most {_BIASES}")
+    if sampling.temperature > _HOTTEST:
+        raise ValueError(f"temperature is {sampling.temperature}: 0 to {_HOTTEST:g} with vLLM")
     return _delta(
         max_tokens=max(min(sampling.max_tokens, room), 1),
         temperature=sampling.temperature,

@@ -4,6 +4,7 @@ reach it, its settings can be set."""
 import importlib.util
 import multiprocessing
 import queue
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,9 @@ def test_what_vllm_cannot_do_is_refused(tmp_path: Path) -> None:
         load(tmp_path, kind="vllm", device=DEVICE, precision="int8")
     with pytest.raises(ValueError, match="device is 'cuda:1'"):
         load(tmp_path, kind="vllm", device="cuda:1")
-    with pytest.raises(ValueError, match="temperature"):
-        asked(Sampling(temperature=3.0), 0, 9, 320, frozenset())
+    for bad in ({"temperature": 3.0}, {"logit_bias": dict.fromkeys(range(1030), 0.0)}):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            asked(Sampling(**bad), 0, 9, 2000, frozenset())  # type: ignore[arg-type]
 
 
 @needs_vllm
@@ -43,29 +45,24 @@ def test_when_vllm_dies_calls_fail_and_no_slots_are_left(tmp_path: Path) -> None
     from pipeline.model.vllm_engine import Vllm
 
     before = multiprocessing.active_children()
-    options = {"max_model_len": 64}
     folder = tiny_model_folder(tmp_path, heads=1)
-    engine = Vllm(folder, device=DEVICE, slots=2, queue=2, options=options)
-    assert engine.context == 64
-    many = Sampling(max_tokens=60, temperature=0, logit_bias=dict.fromkeys(range(1030), 0.0))
-    with pytest.raises(ValueError, match="logit_bias"):
-        engine.submit([9], many, lambda _: None)
-
-    told: queue.Queue[Piece | Exception] = queue.Queue()
     greedy = Sampling(max_tokens=60, temperature=0, logit_bias=dict.fromkeys(range(7), -100.0))
-    engine.submit([9], greedy, told.put)
-    for process in set(multiprocessing.active_children()) - set(before):
-        process.kill()
-    last = told.get(timeout=60)
-    while isinstance(last, Piece) and not last.finish_reason:
+    told: queue.Queue[Piece | Exception] = queue.Queue()
+    options = {"max_model_len": 64}
+    with closing(Vllm(folder, device=DEVICE, slots=2, queue=2, options=options)) as engine:
+        assert engine.context == 64
+        engine.submit([9], greedy, told.put)
+        for process in set(multiprocessing.active_children()) - set(before):
+            process.kill()
         last = told.get(timeout=60)
-    assert isinstance(last, RuntimeError), last
-    assert "start this server again" in str(last)
-    assert engine.load() == Load(0, 0, 0, 0)
-    for call in (lambda: engine.complete([[9]], greedy), lambda: engine.logprobs([[9, 10]])):
-        with pytest.raises(RuntimeError, match="has died"):
-            call()
-    engine.close()
+        while isinstance(last, Piece) and not last.finish_reason:
+            last = told.get(timeout=60)
+        assert isinstance(last, RuntimeError), last
+        assert "start this server again" in str(last)
+        assert engine.load() == Load(0, 0, 0, 0)
+        for call in (lambda: engine.complete([[9]], greedy), lambda: engine.logprobs([[9, 10]])):
+            with pytest.raises(RuntimeError, match="has died"):
+                call()
     engine.close()
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit([9], greedy, told.put)
