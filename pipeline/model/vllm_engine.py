@@ -48,7 +48,7 @@ T = TypeVar("T")
 class Vllm:
     """See `engine.Engine`. A seed's draws are vLLM's, not ours; greedy answers are the same.
 
-    `load` tells of no slots at all once vLLM has died; all calls then fail with a RuntimeError.
+    Once vLLM has died, every call fails with a RuntimeError, and so does `load`.
     """
 
     def __init__(
@@ -133,8 +133,7 @@ class Vllm:
 
     def load(self) -> Load:
         """See `engine.Engine`."""
-        if self._closed or self._engine.errored:
-            return Load(0, 0, 0, 0)
+        self._alive()
         with self._lock:
             calls = self._open()
         return Load(min(calls, self.slots), max(calls - self.slots, 0), self.slots, self.queue)
