@@ -147,6 +147,7 @@ class Vllm:
         for call in list(self._calls):
             call.cancel()
         wait(list(self._calls.values()), timeout=10)
+        self._run(_end_others())
         self._engine.shutdown()
         self._stop()
 
@@ -230,7 +231,6 @@ class Vllm:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result()
 
     def _stop(self) -> None:
-        self._run(_end_others())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -251,7 +251,7 @@ class _Asked(Running):
 
 
 async def _end_others() -> None:
-    """vLLM leaves tasks of its own behind."""
+    """vLLM's own tasks would take its end for an accident."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     for task in others:
         task.cancel()
