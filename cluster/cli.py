@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -52,6 +52,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
 Cluster = Annotated[
     str | None, typer.Option("--address", help="A running Ray cluster; none starts one here.")
 ]
+Engine = Literal["auto", "icefloe", "vllm"]
+Precision = Literal["exact", "int8"]
 Address = Annotated[str, typer.Option(help="The Ray dashboard's address.")]
 
 
@@ -298,30 +300,48 @@ def serve(
     port: int = 8000,
     host: str = "127.0.0.1",
     store: StoreUri = "store",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="One more model: NAME=STEP of the run, or NAME=FOLDER; may be repeated."),
+    ] = None,
     keys: Annotated[
         str | None, typer.Option(help="A file (mode 0600) with one API key a line.")
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="What runs the models.")] = "auto",
+    precision: Annotated[Precision, typer.Option(help="int8 is faster on a CPU.")] = "exact",
+    threads: Annotated[int | None, typer.Option(min=1, help="Torch threads; every core.")] = None,
+    slots: Annotated[
+        int | None, typer.Option(min=1, help="Completions at a time; the engine's own number.")
     ] = None,
 ) -> None:
     """Serve the run's released model and annotator over HTTP until interrupted.
 
-    Example: icefloe serve snowcoder --port 8000
+    Examples: icefloe serve snowcoder --port 8000;
+    icefloe serve snowcoder --model alpha=phase1 --model beta=phase2
     """
-    from cluster.start import connect
-    from serve.app import Args
-    from serve.start import start
+    from serve.direct import environment
 
     # A shell's background job starts with SIGINT ignored; Ray prints a stack for SIGTERM until ours is set.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    where = Store(store)
-    release = runs.artifact(where, runs.named(where, run), "release").folder
-    connect()
-    args = Args(model=str(release / "model"), annotator=str(release / "annotator"), keys=keys)
-    start(args, host=host, port=port)
-    out.print(f"Serving on http://{host}:{port} (Ctrl-C to stop)")
+    if "RAY_ADDRESS" not in os.environ:
+        os.environ |= environment(port)
+    from cluster import serving
+    from cluster.start import connect
+    from serve.start import names, start, stop
+
+    how = {"engine": engine, "precision": precision, "threads": threads, "slots": slots}
+    args = serving.arguments(Store(store), run, model or [], keys, **how)
+    start(args, host=host, port=port, connect=connect)
+    url = f"http://{host}:{port}"
+    for line in serving.announcement(args, names(args), url):
+        out.print(Text(line), soft_wrap=True)
     stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopped.set())
     stopped.wait()
+    out.print("Finishing what runs (Ctrl-C again: at once)")
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop()
 
 
 @cli.command()

@@ -33,7 +33,7 @@ def main() -> int:
     port = free_port()
     server = subprocess.Popen([*COMMAND, "serve", "snowcoder", "--port", str(port)])
     try:
-        wait(f"http://127.0.0.1:{port}/health", server)
+        wait(f"http://127.0.0.1:{port}/ready", server)
         ask(port)
     finally:
         server.send_signal(signal.SIGINT)

@@ -13,6 +13,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,12 +81,12 @@ def fingerprint(cfg: Config) -> str:
 def run(
     models: dict[str, Annotated[Artifact, "train"]], heldout: Files, cfg: Config, job: Job
 ) -> None:
-    from pipeline.model.engine import Engine
+    from pipeline.model.engine import load
 
     texts, tasks = slices(heldout, cfg, job), read_tasks(find(cfg.suite, job.step))
     for name, model in models.items():
-        engine = Engine(model.folder / "model", threads=cfg.threads)
-        measured = measure(engine, texts, tasks, cfg)
+        with closing(load(model.folder / "model", kind="icefloe", threads=cfg.threads)) as engine:
+            measured = measure(engine, texts, tasks, cfg)
         job.facts.setdefault("models", {})[name] = measured
         log.info("%-10s %s: %s", job.step, name, _told(measured))
     job.facts["texts"] = {name: len(found) for name, found in texts.items()}

@@ -9,19 +9,20 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
-from serve.desk import Cancel, Desk
+from serve.desk import POLL, Cancel, Desk
 from serve.guard import Refusal, envelope
 from serve.schemas import Choice, CompletionRequest, CompletionResponse, Usage, name_unknown
 from serve.state import State
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
-    from pipeline.model.engine import Engine, Sampling
+    from pipeline.model.engine import Engine, Piece, Sampling
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ async def complete(
     done = await desk.answer(request, lambda gone: engine.complete(rows, sampling, gone))
     before = [_echo(body, engine, k // body.n) for k in range(len(rows))]
     choices = [
-        Choice(index=k, text=before[k] + c.text, finish_reason=c.finish_reason)
+        Choice(index=k, text=before[k] + c.text, finish_reason=_reason(c.finish_reason))
         for k, c in enumerate(done)
     ]
     usage = _usage(sum(map(len, prompts)), sum(len(c.tokens) for c in done))
@@ -67,8 +68,8 @@ async def stream(
         if count > 1:
             raise Refusal(400, f"a stream has one completion: {field} asks for {count}", field)
     (ids,), sampling = await asyncio.to_thread(_understand, body, name, engine)
-    steps = _Steps(min(sampling.max_tokens, engine.context - len(ids)))
-    pieces = desk.stream(lambda gone: engine.stream(ids, sampling, steps.counting(gone)))
+    steps = _Steps()
+    pieces = desk.stream(lambda gone: steps.texts(engine, ids, sampling, gone))
     return _events(body, name, engine, len(ids), pieces, steps)
 
 
@@ -97,21 +98,32 @@ async def _events(
 
 
 class _Steps:
-    """Counts a stream's tokens by how often the engine asks whether to go on: once before each."""
+    """A stream's texts, counting its tokens as they come; `reason` once it has ended."""
 
-    def __init__(self, room: int) -> None:
-        self.room, self.taken = room, 0
+    def __init__(self) -> None:
+        self.taken = 0
+        self.reason: Literal["stop", "length"] = "length"
 
-    def counting(self, gone: Cancel) -> Cancel:
-        def ask() -> bool:
-            self.taken += 1
-            return gone()
-
-        return ask
-
-    @property
-    def reason(self) -> Literal["stop", "length"]:
-        return "length" if self.taken >= self.room else "stop"
+    def texts(
+        self, engine: "Engine", ids: list[int], sampling: "Sampling", gone: Cancel
+    ) -> Iterator[str]:
+        told: SimpleQueue[Piece | Exception] = SimpleQueue()
+        call = engine.submit(ids, sampling, told.put)
+        while True:
+            try:
+                piece = told.get(timeout=POLL)
+            except Empty:
+                if gone():
+                    call.cancel()
+                continue
+            if isinstance(piece, Exception):
+                raise piece
+            self.taken += len(piece.tokens)
+            if piece.text:
+                yield piece.text
+            if piece.finish_reason:
+                self.reason = _reason(piece.finish_reason)
+                return
 
 
 def _understand(
@@ -146,6 +158,10 @@ def _ids(prompt: str | list[int], body: CompletionRequest, engine: "Engine") -> 
             f"the prompt has {len(prompt)} tokens, the model's context is {engine.context}"
         )
     return prompt
+
+
+def _reason(finish: str) -> Literal["stop", "length"]:
+    return "stop" if finish == "stop" else "length"
 
 
 def _echo(body: CompletionRequest, engine: "Engine", prompt: int) -> str:

@@ -1,34 +1,29 @@
-"""What stands before every route: the key, the size of the body, and one shape for every error.
+"""What stands before every route: keys, limits, deadlines, and one shape for every error.
 
 Knows nothing of models.
 """
 
-import hmac
-import logging
-import os
-import stat
-from collections.abc import Mapping, Sequence
-from hashlib import sha256
-from pathlib import Path
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.core.errors import RecipeError
+from serve.keys import Keyring
+from serve.limits import Rates, TooLarge, TooSlow, header_bytes, limited
+from serve.settings import Settings
 
-log = logging.getLogger(__name__)
-
-KEY = "ICEFLOE_API_KEY"
-MAX_BODY = 2_000_000
-"""Bytes of one request (Text Embeddings Inference's limit)."""
-OPEN = "/health"
-"""The one route that needs no key."""
+OPEN = frozenset({"/health", "/ready"})
+"""The routes that need no key and have no rate."""
+ANYONE = "anyone"
+"""The client whom a rate counts where there are no keys."""
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
-TYPES |= {408: "timeout_error", 503: "unavailable_error"}
+TYPES |= {408: "timeout_error", 503: "unavailable_error", 504: "timeout_error"}
 
 
 class Refusal(HTTPException):
@@ -46,70 +41,109 @@ class Refusal(HTTPException):
         self.param, self.code = param, code
 
 
-def read_keys(path: str | None) -> tuple[str, ...]:
-    """SHA-256 of each accepted key: the lines of the file `path`, and ICEFLOE_API_KEY.
-
-    Empty when neither is set. RecipeError for a file that others may read or that has no key.
-    """
-    keys = [] if path is None else _lines(Path(path))
-    if KEY in os.environ:
-        keys.append(os.environ[KEY].strip())
-        if not keys[-1]:
-            raise RecipeError(f"{KEY} is set but empty: give it a key, or unset it to serve anyone")
-    return tuple(sha256(key.encode()).hexdigest() for key in keys)
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise RecipeError(f"no keys file {path}")
-    mode = stat.S_IMODE(path.stat().st_mode)
-    if mode & 0o077:
-        raise RecipeError(f"{path} has mode {mode:04o}: others may read it; chmod 600 {path}")
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise RecipeError(f"{path} has no key: write one a line")
-    return keys
-
-
 class Guard:
-    """ASGI middleware: 401 without a key, 413 past `MAX_BODY`, before anything is parsed."""
+    """ASGI middleware: refuses what may not pass before anything is parsed, and ends what takes too
+    long. `settings` is asked at every request."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self.app, self.keys = app, keys
+    def __init__(self, app: ASGIApp, keys: Keyring, settings: Callable[[], Settings]) -> None:
+        self.app, self.keys, self.settings, self.rates = app, keys, settings, Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        if self.keys and scope["path"] != OPEN and not _admits(self.keys, Headers(scope=scope)):
+        settings = self.settings()
+        more: dict[str, str] = {}
+        answer, deadline = _Answer(send, more), asyncio.timeout(settings.timeout_s)
+        try:
+            if scope["path"] not in OPEN:
+                more |= self._admit(scope, settings)
+            body = _refusing(limited(scope, receive, settings.max_body, settings.body_timeout_s))
+            async with deadline:
+                await self.app(scope, body, answer)
+        except Refusal as e:
+            await _say(e, scope)(scope, receive, answer)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            message = f"no answer in {settings.timeout_s:g} s: ask for less, or later"
+            await answer.end(Refusal(504, message, code="timeout"), scope, receive)
+
+    def _admit(self, scope: Scope, settings: Settings) -> dict[str, str]:
+        """Headers that tell of the rate; Refusal where the request may not pass."""
+        client = self._client(Headers(scope=scope))
+        scope.setdefault("state", {})["client"] = client
+        if header_bytes(scope) > settings.max_header:
+            message = (
+                f"the headers are over {settings.max_header:,} bytes: send fewer or shorter ones"
+            )
+            raise Refusal(431, message, headers={"connection": "close"})
+        if settings.draining:
+            message = "this server is going away; ask again, another may answer"
+            raise Refusal(503, message, code="draining", headers={"retry-after": "5"})
+        if settings.rate_per_minute is None:
+            return {}
+        allowance = self.rates.take(client, settings.rate_per_minute)
+        if allowance.wait:
+            message = (
+                f"over {settings.rate_per_minute} requests a minute; wait as `retry-after` says"
+            )
+            raise Refusal(429, message, code="rate_limit_exceeded", headers=allowance.headers)
+        return allowance.headers
+
+    def _client(self, headers: Headers) -> str:
+        """The hash of the key that was sent, or ANYONE where none is asked."""
+        if not self.keys:
+            return ANYONE
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        known = self.keys.who(key.strip())
+        if scheme.lower() != "bearer" or known is None:
             message = "send a key this server knows: `Authorization: Bearer KEY`"
-            headers = {"www-authenticate": "Bearer"}
-            answer = envelope(401, message, code="invalid_api_key", headers=headers)
-            return await answer(scope, receive, send)
-        await self.app(scope, _limited(scope, receive), send)
+            more = {"www-authenticate": "Bearer"}
+            raise Refusal(401, message, code="invalid_api_key", headers=more)
+        return known
 
 
-def _admits(keys: Sequence[str], headers: Headers) -> bool:
-    """Whether a known key was sent; takes as long for any wrong one."""
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    sent = sha256(key.strip().encode()).hexdigest()
-    found = [hmac.compare_digest(sent, known) for known in keys]
-    return scheme.lower() == "bearer" and any(found)
+class _Answer:
+    """`send` that adds headers, and can still end an answer that has begun."""
+
+    def __init__(self, send: Send, headers: Mapping[str, str]) -> None:
+        self._send, self._headers = send, headers
+        self._events: bool | None = None
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in self._headers.items():
+                headers.setdefault(name, value)
+            self._events = headers.get("content-type", "").startswith("text/event-stream")
+        await self._send(message)
+
+    async def end(self, refusal: Refusal, scope: Scope, receive: Receive) -> None:
+        """As an answer, or as a stream's last event; an answer that is half out breaks off."""
+        said = _say(refusal, scope)
+        if self._events is None:
+            return await said(scope, receive, self)
+        if not self._events:
+            raise refusal
+        last = b"data: " + bytes(said.body) + b"\n\ndata: [DONE]\n\n"
+        await self._send({"type": "http.response.body", "body": last, "more_body": False})
 
 
-def _limited(scope: Scope, receive: Receive) -> Receive:
-    declared = Headers(scope=scope).get("content-length", "")
-    size = 0
+def _refusing(receive: Receive) -> Receive:
+    """`receive` whose troubles are refusals; the rest of the body is not waited for."""
+    close = {"connection": "close"}
 
-    async def counted() -> Message:
-        nonlocal size
-        message = await receive()
-        size += len(message.get("body", b""))
-        if size > MAX_BODY or (declared.isdecimal() and int(declared) > MAX_BODY):
-            raise Refusal(413, f"the body is over {MAX_BODY:,} bytes: send less, or more requests")
-        return message
+    async def asked() -> Message:
+        try:
+            return await receive()
+        except TooLarge:
+            message = "the body is too large: send less, or more requests"
+            raise Refusal(413, message, headers=close) from None
+        except TooSlow:
+            message = "the body did not come in time: send it at once"
+            raise Refusal(408, message, headers=close) from None
 
-    return counted
+    return asked
 
 
 def envelope(
@@ -126,19 +160,23 @@ def envelope(
 
 
 def handle_errors(routes: FastAPI) -> None:
-    """Answer every failure of these routes with an envelope."""
+    """Answer every refusal of these routes with an envelope."""
     routes.add_exception_handler(StarletteHTTPException, _refused)
     routes.add_exception_handler(RequestValidationError, _malformed)
-    routes.add_exception_handler(Exception, _failed)
+
+
+def _say(e: StarletteHTTPException, scope: Scope) -> JSONResponse:
+    """The envelope of a refusal; its code is left for the meters."""
+    param, code = getattr(e, "param", None), getattr(e, "code", None)
+    scope.setdefault("state", {})["code"] = code
+    return envelope(e.status_code, str(e.detail), param, code, e.headers)
 
 
 async def _refused(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, StarletteHTTPException)
-    message = str(e.detail)
     if not isinstance(e, Refusal):  # the router's own 404 and 405
-        message = f"{request.method} {request.url.path}: {message.lower()}; see /openapi.json"
-    param, code = getattr(e, "param", None), getattr(e, "code", None)
-    return envelope(e.status_code, message, param, code, e.headers)
+        e.detail = f"{request.method} {request.url.path}: {e.detail.lower()}; see /openapi.json"
+    return _say(e, request.scope)
 
 
 async def _malformed(request: Request, e: Exception) -> JSONResponse:
@@ -149,11 +187,6 @@ async def _malformed(request: Request, e: Exception) -> JSONResponse:
     param = str(first["loc"][1]) if len(first["loc"]) > 1 else None
     if param is None and "json" not in request.headers.get("content-type", ""):
         return envelope(422, "send the body as JSON, with `content-type: application/json`")
-    same = [p for p in e.errors() if p["loc"][1:2] == first["loc"][1:2]]
+    same: list[Any] = [p for p in e.errors() if p["loc"][1:2] == first["loc"][1:2]]
     says = "; or ".join(dict.fromkeys(f"{p['msg'][0].lower()}{p['msg'][1:]}" for p in same))
     return envelope(422, f"{param or 'the body'}: {says}", param)
-
-
-async def _failed(request: Request, e: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=e)
-    return envelope(500, "internal error; the server's log has the traceback")

@@ -4,12 +4,14 @@ Routes get it when they are made and ask it at every request, so that they exist
 do. Knows nothing of HTTP beyond the refusals it raises.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from serve.desk import Desk
 from serve.guard import Refusal
+from serve.metrics import Meters
+from serve.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
     from pipeline.model.engine import Engine
@@ -21,14 +23,45 @@ PLACES = 32
 
 @dataclass
 class State:
-    """Models by name, the first the default; none before they are loaded."""
+    """Models by name, the first the default; none before they are loaded. `judge` may stay None.
+
+    `facts` by name are what a model was loaded with, for `/v1/models`. `settings` is replaced as a
+    whole when they change: read it at every request.
+    """
 
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
     judge: "Judge | None" = None
+    settings: Settings = field(default_factory=Settings)
+    meters: Meters = field(default_factory=Meters)
     places: int = PLACES
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.writing, self.judging = Desk(self.places), Desk(self.places)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why new requests are better sent elsewhere; None where all is well."""
+        if not self.engines:
+            return "the models are still loading"
+        if self.settings.draining:
+            return "this server is going away"
+        return self.broken
+
+    @property
+    def broken(self) -> str | None:
+        """Which engine has stopped, so that only a new replica helps; None where all run."""
+        for name, engine in self.engines.items():
+            try:
+                engine.load()
+            except RuntimeError as e:
+                return f"model {name!r}: {e}"
+        return None
+
+    def check_ready(self) -> None:
+        """Refusal 503 where there is trouble."""
+        if trouble := self.trouble:
+            raise Refusal(503, trouble, code="not_ready", headers={"retry-after": "1"})
 
     def engine(self, asked: str | None = None) -> tuple[str, "Engine"]:
         """The model of this name, or the default one. Refusal 404, or 503 while none is loaded."""
@@ -36,15 +69,18 @@ class State:
             raise _loading()
         name = asked or next(iter(self.engines))
         if name not in self.engines:
-            raise _unknown(name, ", ".join(map(repr, self.engines)))
+            raise _unknown(name, self.engines)
         return name, self.engines[name]
 
     def judged(self, asked: str | None = None) -> "Judge":
-        """The judge of files. Refusal as for `engine`."""
-        if self.judge is None:
+        """The judge of files. Refusal as for `engine`, and 404 where none is served."""
+        if not self.engines:
             raise _loading()
+        if self.judge is None:
+            message = "no annotator is served here: serve a release, or name an annotator's folder"
+            raise Refusal(404, message, "model", "model_not_found")
         if asked not in (None, self.judge.name):
-            raise _unknown(asked, repr(self.judge.name))
+            raise _unknown(asked, [self.judge.name])
         return self.judge
 
 
@@ -53,5 +89,6 @@ def _loading() -> Refusal:
     return Refusal(503, "the models are still loading", code="loading", headers=headers)
 
 
-def _unknown(asked: str | None, have: str) -> Refusal:
-    return Refusal(404, f"no model {asked!r} here; there is {have}", "model", "model_not_found")
+def _unknown(asked: str | None, have: Iterable[str]) -> Refusal:
+    names = ", ".join(map(repr, have))
+    return Refusal(404, f"no model {asked!r} here; there is {names}", "model", "model_not_found")

@@ -22,6 +22,7 @@ CONFINED = {
     "fastapi": {"serve"},
     "plotly": {"cluster"},
     "sklearn": {"pipeline.model"},
+    "prometheus_client": {"serve"},
 }
 
 
@@ -110,7 +111,7 @@ def test_planning_imports_neither_torch_nor_ray() -> None:
 
 
 def test_training_runs_without_ray() -> None:
-    code = "import sys; import pipeline.model.fit, pipeline.model.engine, pipeline.model.scorer; print('ray' in sys.modules)"
+    code = "import sys; import pipeline.model.fit, pipeline.model.batching, pipeline.model.scorer; print('ray' in sys.modules)"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )

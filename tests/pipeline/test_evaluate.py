@@ -16,7 +16,7 @@ from pipeline import evaluate
 from pipeline.core import sandbox
 from pipeline.core.errors import RecipeError
 from pipeline.core.schema import END, SPECIALS
-from pipeline.model.engine import Engine
+from pipeline.model.engine import Engine, load
 from pipeline.model.separation import wilson
 from tests.tiny import TEXTS, tiny_model_folder
 
@@ -26,7 +26,7 @@ needs_sandbox = pytest.mark.skipif(sandbox.tier().name == "none", reason=sandbox
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return Engine(tiny_model_folder(tmp_path_factory.mktemp("model"), context=64))
+    return load(tiny_model_folder(tmp_path_factory.mktemp("model"), context=64))
 
 
 def test_bits_per_byte_by_hand(engine: Engine) -> None:
@@ -86,7 +86,7 @@ def test_cuts_reach_every_line_and_lose_nothing() -> None:
 
 
 def test_ranking_of_a_random_model_is_near_chance(tmp_path: Path) -> None:
-    engine = Engine(tiny_model_folder(tmp_path, context=512))
+    engine = load(tiny_model_folder(tmp_path, context=512))
     found = evaluate.ranking(engine, TASKS, seed=0)
     low, high = found["interval"]
     assert found["pairs"] > 100

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from fastapi.testclient import TestClient
 
-from serve.app import Args, api, load
+from serve.app import Args, Model, api, load
 from serve.state import State
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
@@ -14,7 +14,7 @@ from tests.tiny import tiny_annotator_folder, tiny_model_folder
 def state(tmp_path_factory: pytest.TempPathFactory) -> State:
     at = tmp_path_factory.mktemp("models")
     model, annotator = tiny_model_folder(at / "model"), tiny_annotator_folder(at / "annotator")
-    return load(Args(model=str(model), annotator=str(annotator), threads=1))
+    return load(Args(models=[Model(folder=str(model))], annotator=str(annotator), threads=1))
 
 
 @pytest.fixture(scope="session")

@@ -89,10 +89,8 @@ def test_an_infill_differs_and_its_prompt_holds_the_suffix(client: TestClient) -
 
 
 def test_a_suffix_is_refused_by_a_model_that_cannot_infill(state: State, tmp_path: Path) -> None:
-    from pipeline.model.engine import Engine
+    from pipeline.model.engine import load
 
-    other = State(
-        {"tiny": Engine(tiny_model_folder(tmp_path / "model", infill=False))}, state.judge
-    )
+    other = State({"tiny": load(tiny_model_folder(tmp_path / "model", infill=False))}, state.judge)
     answer = TestClient(api(other)).post("/v1/completions", json=COMPLETE | {"suffix": ")"})
     assert refused(answer, 400)["param"] == "suffix"

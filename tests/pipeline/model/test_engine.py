@@ -1,15 +1,17 @@
 """Generation: what transformers would say, alone or in a batch, with seeds, stops and streams."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import torch
 
 from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS, specials
-from pipeline.model.engine import Engine, Sampling
+from pipeline.model.batching import Batching
+from pipeline.model.engine import Piece, Sampling
+from pipeline.model.text import Text
 from tests.tiny import tiny_model_folder
 
 GREEDY = Sampling(max_tokens=24, temperature=0)
@@ -17,16 +19,32 @@ PROMPTS = ("def add(a, b):", "for", "class Point:\n    def __init__(self, x, y):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return Engine(tiny_model_folder(tmp_path_factory.mktemp("model")))
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Batching:
+    return Batching(tiny_model_folder(tmp_path_factory.mktemp("model")))
 
 
 @pytest.fixture(scope="module")
-def prompts(engine: Engine) -> list[list[int]]:
+def prompts(engine: Batching) -> list[list[int]]:
     return [engine.prompt(p) for p in PROMPTS]
 
 
-def reference(engine: Engine, ids: list[int], count: int) -> list[int]:
+def stream(
+    engine: Batching, ids: list[int], sampling: Sampling, sample: int = 0, after: int = 10**9
+) -> list[Piece]:
+    """All pieces of a call, cancelled once it has told `after` of them."""
+    told: SimpleQueue[Piece | Exception] = SimpleQueue()
+    call = engine.submit(ids, sampling, told.put, sample)
+    pieces = []
+    while not (pieces and pieces[-1].finish_reason):
+        what = told.get(timeout=60)
+        assert isinstance(what, Piece), what
+        pieces.append(what)
+        if len(pieces) >= after:
+            call.cancel()
+    return pieces
+
+
+def reference(engine: Batching, ids: list[int], count: int) -> list[int]:
     out = engine.model.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
@@ -38,17 +56,17 @@ def reference(engine: Engine, ids: list[int], count: int) -> list[int]:
     return [t for t in new if t >= len(SPECIALS)]
 
 
-def test_greedy_is_what_transformers_generates(engine: Engine, prompts: list[list[int]]) -> None:
+def test_greedy_is_what_transformers_generates(engine: Batching, prompts: list[list[int]]) -> None:
     for ids, got in zip(prompts, engine.complete(prompts, GREEDY), strict=True):
         assert got.tokens == reference(engine, ids, 24)
         assert got.prompt_tokens == len(ids)
 
 
 def test_batch_mates_and_portions_change_nothing(
-    engine: Engine, prompts: list[list[int]], tmp_path: Path
+    engine: Batching, prompts: list[list[int]], tmp_path: Path
 ) -> None:
     alone = [engine.complete([p], GREEDY)[0] for p in prompts]
-    small = Engine(tiny_model_folder(tmp_path), budget=64)
+    small = Batching(tiny_model_folder(tmp_path), budget=64)
     for got in (engine.complete(prompts * 2, GREEDY), small.complete(prompts * 2, GREEDY)):
         assert [c.tokens for c in got] == [c.tokens for c in alone * 2]
         for one, other in zip(got, alone * 2, strict=True):
@@ -57,7 +75,7 @@ def test_batch_mates_and_portions_change_nothing(
 
 @pytest.mark.parametrize("sampling", [{}, {"top_p": 0.8}, {"top_k": 5}, {"top_k": 9, "top_p": 0.5}])
 def test_seeds_repeat_and_samples_differ(
-    engine: Engine, prompts: list[list[int]], sampling: dict[str, float]
+    engine: Batching, prompts: list[list[int]], sampling: dict[str, float]
 ) -> None:
     warm = Sampling(max_tokens=12, temperature=1.5, seed=7, **sampling)  # type: ignore[arg-type]
     first = engine.complete(prompts[:1] * 6, warm)
@@ -67,7 +85,7 @@ def test_seeds_repeat_and_samples_differ(
     assert engine.complete(prompts[:1] * 2, warm)[1].tokens == first[1].tokens
 
 
-def test_draws_follow_the_probabilities(engine: Engine) -> None:
+def test_draws_follow_the_probabilities(engine: Batching) -> None:
     ids = engine.prompt("x")
     p = engine.model(torch.tensor([ids])).logits[0, -1].detach().double().softmax(-1).numpy()
     got = engine.complete([ids] * 4000, Sampling(max_tokens=1, seed=1))
@@ -82,17 +100,19 @@ def test_draws_follow_the_probabilities(engine: Engine) -> None:
     assert {t for c in nucleus for t in c.tokens} <= set(kept.tolist())
 
 
-def test_logprobs_of_a_completion_are_the_models(engine: Engine, prompts: list[list[int]]) -> None:
+def test_logprobs_of_a_completion_are_the_models(
+    engine: Batching, prompts: list[list[int]]
+) -> None:
     got = engine.complete(prompts[:1], Sampling(max_tokens=10, temperature=0.5, top_k=3, seed=0))[0]
     direct = engine.logprobs([prompts[0] + got.tokens])[0]
     np.testing.assert_allclose(got.logprobs, direct[len(prompts[0]) - 1 :], atol=1e-4)
 
 
-def test_logprobs_equal_a_direct_softmax(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logprobs_equal_a_direct_softmax(engine: Batching, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     sequences = [rng.integers(7, 300, size=n).tolist() for n in (40, 1, 128, 9, 2)] + [[]]
     for limit in (1 << 26, 1):
-        monkeypatch.setattr("pipeline.model.engine._LOGITS", limit)
+        monkeypatch.setattr("pipeline.model.batching._LOGITS", limit)
         for ids, got in zip(sequences, engine.logprobs(sequences), strict=True):
             assert got.shape == (max(len(ids) - 1, 0),)
             if len(ids) < 2:
@@ -102,7 +122,7 @@ def test_logprobs_equal_a_direct_softmax(engine: Engine, monkeypatch: pytest.Mon
             np.testing.assert_allclose(got, want, atol=1e-4)
 
 
-def test_stop_strings_end_the_text_before_them(engine: Engine, prompts: list[list[int]]) -> None:
+def test_stop_strings_end_the_text_before_them(engine: Batching, prompts: list[list[int]]) -> None:
     free = engine.complete(prompts[:1], GREEDY)[0]
     assert len(free.text) > 8
     stop = free.text[5:8]
@@ -112,7 +132,7 @@ def test_stop_strings_end_the_text_before_them(engine: Engine, prompts: list[lis
     assert len(cut.tokens) < len(free.tokens)
 
 
-def test_sentinels_end_the_text_and_are_not_in_it(engine: Engine) -> None:
+def test_sentinels_end_the_text_and_are_not_in_it(engine: Batching) -> None:
     sampling = Sampling(max_tokens=60, temperature=3.0, seed=0)
     ended = engine.complete([engine.prompt("a")] * 40, sampling)
     assert {c.finish_reason for c in ended} == {"stop", "length"}
@@ -124,29 +144,28 @@ def test_sentinels_end_the_text_and_are_not_in_it(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_streamed_pieces_are_whole_and_add_up(engine: Engine, seed: int) -> None:
+def test_streamed_pieces_are_whole_and_add_up(engine: Batching, seed: int) -> None:
     # Random bytes: characters of several tokens, broken ones too. Half a character would stay in
     # the sum as a replacement character.
     sampling = Sampling(max_tokens=40, temperature=2.5, seed=seed, stop=("e", "a b"))
     ids = engine.prompt("Grüße 🧊")
-    pieces = list(engine.stream(ids, sampling))
+    pieces = [p.text for p in stream(engine, ids, sampling)]
     whole = engine.complete([ids], sampling)[0].text
     assert "".join(pieces) == whole
-    assert all(pieces)
+    assert all(pieces[:-1])
 
 
-def test_a_stream_says_a_character_when_it_is_complete(engine: Engine) -> None:
-    from pipeline.model.engine import _safe
+def test_a_stream_says_a_character_when_it_is_complete(engine: Batching) -> None:
+    def said(text: str, *stop: str) -> list[str]:
+        answer = Text(engine.tokenizer, stop)
+        return [answer.add(t) for t in engine.tokenizer.encode(text).ids]
 
-    ids = engine.tokenizer.encode("é🧊x").ids
-    seen = [_safe(engine.tokenizer.decode(ids[: k + 1]), ()) for k in range(len(ids))]
-    assert set(seen) <= {"", "é", "é🧊", "é🧊x"}
-    assert seen[-1] == "é🧊x"
-    assert _safe("return 1\n\nde", ("\n\ndef", "\nclass")) == "return 1"
-    assert _safe("return 1\nx", ("\n\ndef",)) == "return 1\nx"
+    assert [t for t in said("é🧊x") if t] == ["é", "🧊", "x"]
+    assert "".join(said("return 1\n\nde", "\n\ndef", "\nclass")) == "return 1"
+    assert "".join(said("return 1\nx", "\n\ndef")) == "return 1\nx"
 
 
-def test_prompt_lays_out_the_gap(engine: Engine) -> None:
+def test_prompt_lays_out_the_gap(engine: Batching) -> None:
     def plain(text: str) -> list[int]:
         return list(engine.tokenizer.encode(text, add_special_tokens=False).ids)
 
@@ -160,14 +179,14 @@ def test_prompt_lays_out_the_gap(engine: Engine) -> None:
 
 
 def test_a_model_of_span_corruption_is_asked_for_its_first_mask(tmp_path: Path) -> None:
-    engine = Engine(tiny_model_folder(tmp_path, masks=3))
+    engine = Batching(tiny_model_folder(tmp_path, masks=3))
     got = engine.tokenizer.decode(engine.prompt("a", "b"), skip_special_tokens=False)
     assert got == "a<mask_1>b<|endoftext|><sep><mask_1>"
     assert {engine.tokenizer.token_to_id(t) for t in specials(3)} <= engine._stops
 
 
 def test_a_suffix_is_refused_by_a_model_without_infilling(tmp_path: Path) -> None:
-    engine = Engine(tiny_model_folder(tmp_path, infill=False))
+    engine = Batching(tiny_model_folder(tmp_path, infill=False))
     assert engine.info["infill"] is False
     with pytest.raises(ValueError, match="'tiny' was not trained to infill"):
         engine.prompt("a", "b")
@@ -176,7 +195,7 @@ def test_a_suffix_is_refused_by_a_model_without_infilling(tmp_path: Path) -> Non
 
 
 def test_the_context_bounds_prompt_and_answer(tmp_path: Path) -> None:
-    engine = Engine(tiny_model_folder(tmp_path, context=16))
+    engine = Batching(tiny_model_folder(tmp_path, context=16))
     assert engine.context == 16
     with pytest.raises(ValueError, match="16 tokens, the model's context is 16"):
         engine.complete([[9] * 16], GREEDY)
@@ -192,25 +211,18 @@ def test_the_context_bounds_prompt_and_answer(tmp_path: Path) -> None:
     assert (got.finish_reason == "length") == (len(got.tokens) == 4)
 
 
-def test_no_tokens_is_an_answer_too(engine: Engine, prompts: list[list[int]]) -> None:
+def test_no_tokens_is_an_answer_too(engine: Batching, prompts: list[list[int]]) -> None:
     got = engine.complete(prompts, Sampling(max_tokens=0))
     assert [(c.text, c.finish_reason) for c in got] == [("", "length")] * len(prompts)
     assert engine.complete([], GREEDY) == []
-    assert list(engine.stream(prompts[0], Sampling(max_tokens=0))) == []
+    assert stream(engine, prompts[0], Sampling(max_tokens=0)) == [Piece(finish_reason="length")]
 
 
-def test_cancel_stops_between_steps(engine: Engine, prompts: list[list[int]]) -> None:
-    def after(steps: int) -> Iterator[bool]:
-        yield from [False] * steps
-        while True:
-            yield True
-
-    free = engine.complete(prompts, GREEDY)
-    asked = after(3)
-    got = engine.complete(prompts, GREEDY, cancel=lambda: next(asked))
-    assert [c.tokens for c in got] == [c.tokens[:3] for c in free]
-    asked = after(2)
-    assert len(list(engine.stream(prompts[0], GREEDY, cancel=lambda: next(asked)))) <= 2
+def test_cancel_stops_between_steps(engine: Batching, prompts: list[list[int]]) -> None:
+    pieces = stream(engine, prompts[0], GREEDY, after=2)
+    assert pieces[-1].finish_reason == "cancelled"
+    got = engine.complete(prompts, Sampling(max_tokens=100, seed=1), cancel=lambda: True)
+    assert {c.finish_reason for c in got} <= {"stop", "length", "cancelled"}
 
 
 @pytest.mark.parametrize(
@@ -232,4 +244,4 @@ def test_settings_out_of_range_are_named(bad: dict[str, object], says: str) -> N
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model folder"):
-        Engine(tmp_path)
+        Batching(tmp_path)

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from pipeline.model import architectures, bits, checkpoint
-from pipeline.model.engine import Engine
+from pipeline.model.engine import load
 from pipeline.model.fit import fit
 from tests.packed import CONFIG, LENGTH, VOCABULARY, batches
 from tests.tiny import TEXTS, tiny_tokenizer
@@ -49,7 +49,7 @@ def test_it_is_what_evaluate_measures(tokenizer: Path, tmp_path: Path) -> None:
 
     model, summary = trained(tmp_path, tokenizer, tmp_path / "data")
     checkpoint.publish(model, tmp_path / "model", tokenizer, {"infill": False})
-    engine = Engine(tmp_path / "model", threads=1)
+    engine = load(tmp_path / "model", threads=1)
     wanted = {k: bits_per_byte(engine, v) for k, v in BY_LANGUAGE.items() if any(v)}
     assert summary["heldout"] == pytest.approx(wanted, rel=1e-6)
     assert [x["step"] for x in lines(tmp_path) if "heldout" in x] == [4, 9, 11]

@@ -1,0 +1,22 @@
+"""What Ray must find in the environment so that a replica answers its port itself.
+
+Serve's own way goes through a proxy process, 8 ms a request; HAProxy takes 1 ms but opens two more ports
+to everyone. A replica that listens has neither (`tests/bench/RESULTS/serve_overhead.md`). For the one
+replica that `icefloe serve` starts: a second could not have the port. Light: read before Ray is imported.
+"""
+
+FRONT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.front:middlewares"}
+"""Whoever listens puts `serve.front` first."""
+
+
+def environment(port: int) -> dict[str, str]:
+    """Variables to set before Ray is started."""
+    return FRONT | {
+        "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port),
+        # Nobody stands before the replica who would have to hear that it goes.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # Among others: the routes run in the loop that reads the socket, not in a thread beside it.
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    }
