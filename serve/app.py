@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serve import annotations, completions, listing, logs
+from serve import annotations, chat, completions, fim, infill, listing, logs, tokens
 from serve.guard import Guard, handle_errors
 from serve.keys import Keyring, env_keys, file_keys
 from serve.settings import Settings
@@ -28,7 +28,7 @@ SHARE = {"num_cpus": 0.5}
 """What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
 AT_ONCE = 512
 """Requests that Serve lets into a replica; the engines' queues are shorter, and refuse first (ours)."""
-TOPICS = (listing, completions, annotations)
+TOPICS = (listing, completions, fim, infill, chat, tokens, annotations)
 """Modules with `routes(state)`: all there is to ask."""
 
 

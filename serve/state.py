@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serve.desk import Desk
 from serve.guard import Refusal
 from serve.metrics import Meters
+from serve.seeds import Numbering
 from serve.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
@@ -33,6 +34,7 @@ class State:
     judge: "Judge | None" = None
     settings: Settings = field(default_factory=Settings)
     meters: Meters = field(default_factory=Meters)
+    numbering: Numbering = field(default_factory=Numbering)
     places: int = PLACES
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
