@@ -45,7 +45,7 @@ class InfillRequest(Body):
     """The text before the cursor's line."""
     input_suffix: Text = ""
     """The text after the cursor."""
-    input_extra: Annotated[list[Extra], Field(max_length=256)] = []
+    input_extra: Annotated[list[Extra], Field(max_length=256)] = Field(default=[])
     """Other files of the repository; what does not fit is left out, the first before the last."""
     prompt: Text = ""
     """The cursor's line so far; it stands where the answer begins."""
@@ -67,7 +67,7 @@ class InfillRequest(Body):
     """As in OpenAI's completions."""
     frequency_penalty: float = 0.0
     """As in OpenAI's completions."""
-    stop: Stop = []
+    stop: Stop = Field(default=[])
     """Strings that end the text; they are not part of it."""
     seed: int = -1
     """-1 draws one from the operating system."""
@@ -75,7 +75,7 @@ class InfillRequest(Body):
     """As in `/v1/completions`."""
     stream: bool = False
     """Server-sent events; the last one has `stop`."""
-    response_fields: list[str] = []
+    response_fields: list[str] = Field(default=[])
     """Only these fields of the answer; `timings/prompt_n` names one within another."""
 
 

@@ -39,7 +39,7 @@ class State:
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.writing, self.judging = Desk(self.places), Desk(self.places)
+        self.judging = Desk(self.places)
 
     @property
     def trouble(self) -> str | None:

@@ -56,6 +56,7 @@ class Batching:
             raise ValueError(f"{path} is no model folder: no config.json")
         if threads is not None:
             torch.set_num_threads(threads)
+        self.folder = path
         self.device, self.budget = torch.device(device), budget
         self.slots, self.queue = slots, queue
         self.model: Any = AutoModelForCausalLM.from_pretrained(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Tell
+from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Sentinel, Tell
 from pipeline.model.sampling import Picked
 from pipeline.model.text import Text
 
@@ -37,6 +37,7 @@ class Running:
         self._first = True
         self._deadline: float | None = None
         self._new: list[Picked] = []
+        self._sentinel: Sentinel | None = None
 
     def begin(self, tokenizer: Tokenizer, stops: frozenset[int]) -> None:
         """Told once before the first token; ends the call where none is wanted."""
@@ -58,6 +59,7 @@ class Running:
     def take(self, picked: Picked) -> None:
         """The next token: tell what it makes certain, and end where it ends the call."""
         if picked.token in self._stops:
+            self._sentinel = Sentinel(picked.token, picked.logprob, picked.top)
             return self.end("stop")
         self.counts[picked.token] += 1
         self._new.append(picked)
@@ -100,6 +102,7 @@ class Running:
             finish_reason=reason,
             prompt=self.prompt if first else None,
             cached_tokens=self.cached_tokens if first else 0,
+            sentinel=self._sentinel,
         )
 
     def _say(self, what: Piece | Exception) -> None:

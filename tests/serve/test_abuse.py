@@ -13,7 +13,8 @@ from serve.app import api
 from serve.settings import Settings
 from serve.state import State
 from tests.serve.asking import COMPLETE
-from tests.serve.live import answered, connect, eventually, head, live, sent, whole
+from tests.serve.live import serving
+from tests.serve.raw import answered, connect, eventually, head, sent, whole
 
 PATH = "/v1/completions"
 FAST = Settings(body_timeout_s=0.5, timeout_s=20)
@@ -30,8 +31,8 @@ def port(served: State) -> Iterator[int]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(wire, "HEAD_S", 0.5)
         patch.setattr(wire, "UNREAD_S", 0.5)
-        with live(api(served)) as port:
-            yield port
+        with serving(api(served)) as url:
+            yield int(url.rsplit(":", 1)[1])
 
 
 @pytest.fixture(autouse=True)

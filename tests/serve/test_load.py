@@ -15,7 +15,8 @@ import pytest
 from pipeline.model import engine as engines
 from serve.app import api
 from serve.state import State
-from tests.serve.live import connect, eventually, live, whole
+from tests.serve.live import serving
+from tests.serve.raw import connect, eventually, whole
 from tests.tiny import tiny_model_folder
 
 STREAM = {"prompt": "def add(", "max_tokens": 4000, "temperature": 1, "seed": 1, "stream": True}
@@ -33,8 +34,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
 
 @pytest.fixture(scope="module")
 def port(served: State) -> Iterator[int]:
-    with live(api(served)) as port:
-        yield port
+    with serving(api(served)) as url:
+        yield int(url.rsplit(":", 1)[1])
 
 
 @pytest.mark.parametrize("abrupt", [False, True])
