@@ -67,7 +67,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--rivals", type=Path, help="a Python that has transformers[serving] and gguf")
+    made.add_argument(
+        "--rivals", type=Path, help="a Python that has transformers[serving] and gguf"
+    )
     made.add_argument("--llama-server", type=Path, help="llama.cpp's server")
     made.add_argument("--batching", default="", help="further options of its continuous batching")
     made.add_argument("--only", nargs="*", help="the systems to measure; all if left out")
