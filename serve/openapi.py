@@ -17,6 +17,9 @@ GUARDED = (401, 404, 408, 413, 429, 431, 503, 504)
 """What may stand between a request and its route."""
 WITH_BODY = (400, 422)
 
+EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+"""One event of a stream, as OpenAPI 3.2 describes them."""
+
 
 class Error(BaseModel):
     """What went wrong; `message` says what to send instead."""
@@ -70,7 +73,7 @@ def _complete_one(path: str, operation: dict[str, Any], schemas: dict[str, Any])
     if path not in OPEN:
         operation["security"] = [{"key": []}, {}]  # none where no key is set
     if "stream" in _fields(operation, schemas):
-        told["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        told["200"]["content"]["text/event-stream"] = {"schema": EVENT}
 
 
 def _refusal(code: int) -> dict[str, Any]:
