@@ -16,7 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serve import annotations, chat, classifying, completions, fim, infill, listing, logs, tokens
+from serve import (
+    annotations,
+    chat,
+    classifying,
+    completions,
+    fim,
+    infill,
+    listing,
+    logs,
+    openapi,
+    tokens,
+)
 from serve.guard import Guard, handle_errors
 from serve.keys import Keyring, env_keys, file_keys
 from serve.settings import Settings
@@ -183,4 +194,5 @@ def api(state: State, keys: Keyring | None = None) -> FastAPI:
     handle_errors(app)
     for topic in TOPICS:
         app.router.routes.extend(topic.routes(state).routes)  # walkable, unlike an included router
+    openapi.describe(app)
     return app

@@ -191,7 +191,9 @@ def _say(e: StarletteHTTPException, scope: Scope) -> JSONResponse:
 
 async def _refused(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, StarletteHTTPException)
-    if not isinstance(e, Refusal):  # the router's own 404 and 405
+    if e.status_code == 400 and not isinstance(e, Refusal):  # FastAPI's, for what json chokes on
+        e.detail = "the body cannot be read: it nests too deep, or has too long a number"
+    elif not isinstance(e, Refusal):  # the router's own 404 and 405
         e.detail = f"{request.method} {request.url.path}: {e.detail.lower()}; see /openapi.json"
     return _say(e, request.scope)
 
