@@ -213,6 +213,7 @@ def test_time_is_up(engine: Batching) -> None:
 
 @BUSY
 def test_a_queue_has_an_end_and_cancelling_makes_room(engine: Batching) -> None:
+    idle(engine)
     ended = threading.Semaphore(0)
 
     def tell(what: Piece | Exception) -> None:
