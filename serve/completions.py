@@ -1,186 +1,176 @@
 """`POST /v1/completions`: a request to token ids, to the engine, to OpenAI's answer or events.
 
 `suffix` is the model's own infill layout; a model that was not trained to infill refuses it.
-Knows nothing of keys, queues' length or Ray.
+`/beta/completions` is the same under the path that DeepSeek's clients call.
+Knows nothing of keys or Ray.
 """
 
 import asyncio
-import json
-import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import StreamingResponse
 
-from serve.desk import POLL, Cancel, Desk
-from serve.guard import Refusal, envelope
-from serve.schemas import Choice, CompletionRequest, CompletionResponse, Usage, name_unknown
+from pipeline.model.engine import Engine, Piece, Sampling
+from serve import events, logprobs
+from serve.calls import Calls, Row, settled, whole
+from serve.completion_schemas import CompletionRequest, CompletionResponse
+from serve.generating import begin, sampling, text_ids, too_long, usage
+from serve.guard import Refusal
+from serve.logprobs import Reader, Token
+from serve.schemas import name_unknown
 from serve.state import State
-
-if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
-    from pipeline.model.engine import Engine, Piece, Sampling
-
-log = logging.getLogger(__name__)
 
 
 def routes(state: State) -> APIRouter:
     """The routes of `/v1/completions`."""
     router = APIRouter()
 
-    @router.post("/v1/completions", response_model=CompletionResponse)
     async def completions(body: CompletionRequest, request: Request, response: Response) -> Any:
         name, engine = state.engine(body.model)
         name_unknown(body, response)
-        if not body.stream:
-            return await complete(body, request, name, engine, state.writing)
-        events = await stream(body, name, engine, state.writing)
-        headers = {**response.headers, "cache-control": "no-cache"}
-        return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+        asked = await asyncio.to_thread(_understand, body, name, engine, state)
+        calls = begin(state, request, name, asked.rows(body, name, state), asked.sampling)
+        if body.stream:
+            return events.stream(_chunks(asked, calls, body), response)
+        return events.answer(await _complete(asked, calls, body), response)
 
+    for path in ("/v1/completions", "/beta/completions"):
+        router.post(path, response_model=CompletionResponse)(completions)
     return router
 
 
-async def complete(
-    body: CompletionRequest, request: Request, name: str, engine: "Engine", desk: Desk
-) -> CompletionResponse:
-    """Every completion of every prompt, prompt by prompt."""
-    prompts, sampling = await asyncio.to_thread(_understand, body, name, engine)
-    rows = [ids for ids in prompts for _ in range(body.n)]
-    done = await desk.answer(request, lambda gone: engine.complete(rows, sampling, gone))
-    before = [_echo(body, engine, k // body.n) for k in range(len(rows))]
-    choices = [
-        Choice(index=k, text=before[k] + c.text, finish_reason=_reason(c.finish_reason))
-        for k, c in enumerate(done)
-    ]
-    usage = _usage(sum(map(len, prompts)), sum(len(c.tokens) for c in done))
-    return _frame(name).model_copy(update={"choices": choices, "usage": usage})
+@dataclass(frozen=True)
+class Asked:
+    """A request understood: its prompts as ids, and the text that `echo` puts before an answer."""
+
+    model: str
+    engine: Engine
+    prompts: list[list[int]]
+    echoes: list[str]
+    sampling: Sampling
+
+    def rows(self, body: CompletionRequest, name: str, state: State) -> list[Row]:
+        """Every completion to make, prompt by prompt."""
+        scope = body.seed_scope or state.settings.seed_scope
+        samples = state.numbering.samples(name, self.prompts, body.n, body.seed, scope)
+        return [Row(self.prompts[k // body.n], sample) for k, sample in enumerate(samples)]
 
 
-async def stream(
-    body: CompletionRequest, name: str, engine: "Engine", desk: Desk
-) -> AsyncIterator[str]:
-    """The completion as server-sent events. Refusals are raised before the first of them."""
-    for field, count in (("prompt", len(body.prompts)), ("n", body.n)):
-        if count > 1:
-            raise Refusal(400, f"a stream has one completion: {field} asks for {count}", field)
-    (ids,), sampling = await asyncio.to_thread(_understand, body, name, engine)
-    steps = _Steps()
-    pieces = desk.stream(lambda gone: steps.texts(engine, ids, sampling, gone))
-    return _events(body, name, engine, len(ids), pieces, steps)
+def _understand(body: CompletionRequest, name: str, engine: Engine, state: State) -> Asked:
+    """Refusal where the engine or the model cannot do it."""
+    if body.best_of not in (None, body.n):
+        message = f"best_of is {body.best_of}: leave it out, every completion made is an answer"
+        raise Refusal(400, message, "best_of")
+    if body.suffix is not None and body.echo and body.logprobs is not None:
+        raise Refusal(400, "echo with logprobs shows a prompt without a suffix only", "echo")
+    most = body.max_tokens
+    how = sampling(
+        body,
+        engine,
+        max_tokens=state.settings.max_tokens_default if most is None else most,
+        top_logprobs=body.logprobs,
+        prompt_logprobs=body.echo and body.logprobs is not None,
+    )
+    prompts = [_ids(prompt, body, name, engine) for prompt in body.prompts]
+    echoes = [_echo(k, ids, body, engine) for k, ids in enumerate(prompts)]
+    return Asked(name, engine, prompts, echoes, how)
 
 
-async def _events(
-    body: CompletionRequest,
-    name: str,
-    engine: "Engine",
-    prompt_tokens: int,
-    pieces: AsyncIterator[str],
-    steps: "_Steps",
-) -> AsyncIterator[str]:
-    frame = _frame(name)
-    try:
-        if before := _echo(body, engine, 0):
-            yield _event(frame, [Choice(text=before)])
-        async for text in pieces:
-            yield _event(frame, [Choice(text=text)])
-        yield _event(frame, [Choice(text="", finish_reason=steps.reason)])
-        if body.stream_options.include_usage:
-            yield _event(frame, [], _usage(prompt_tokens, steps.taken))
-    except Exception:
-        # The status line is out; the error can only be one more event.
-        log.exception("a stream failed")
-        yield f"data: {bytes(envelope(500, 'internal error').body).decode()}\n\n"
-    yield "data: [DONE]\n\n"
-
-
-class _Steps:
-    """A stream's texts, counting its tokens as they come; `reason` once it has ended."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        self.reason: Literal["stop", "length"] = "length"
-
-    def texts(
-        self, engine: "Engine", ids: list[int], sampling: "Sampling", gone: Cancel
-    ) -> Iterator[str]:
-        told: SimpleQueue[Piece | Exception] = SimpleQueue()
-        call = engine.submit(ids, sampling, told.put)
-        while True:
-            try:
-                piece = told.get(timeout=POLL)
-            except Empty:
-                if gone():
-                    call.cancel()
-                continue
-            if isinstance(piece, Exception):
-                raise piece
-            self.taken += len(piece.tokens)
-            if piece.text:
-                yield piece.text
-            if piece.finish_reason:
-                self.reason = _reason(piece.finish_reason)
-                return
-
-
-def _understand(
-    body: CompletionRequest, name: str, engine: "Engine"
-) -> tuple[list[list[int]], "Sampling"]:
-    """Token ids and sampling. Raises Refusal where the engine or the model cannot do it."""
-    from pipeline.model.engine import Sampling
-
-    if body.suffix is not None and not engine.info.get("infill"):
-        raise Refusal(400, f"model {name!r} was not trained to infill: send no suffix", "suffix")
-    try:
-        prompts = [_ids(prompt, body, engine) for prompt in body.prompts]
-    except ValueError as e:
-        raise Refusal(400, str(e), "prompt", "context_length_exceeded") from None
-    names = ("max_tokens", "temperature", "top_p", "top_k", "seed")
-    try:
-        return prompts, Sampling(stop=body.stops, **{k: getattr(body, k) for k in names})
-    except ValueError as e:
-        raise Refusal(400, str(e), str(e).split()[0]) from None
-
-
-def _ids(prompt: str | list[int], body: CompletionRequest, engine: "Engine") -> list[int]:
+def _ids(prompt: str | list[int], body: CompletionRequest, name: str, engine: Engine) -> list[int]:
+    keep = body.truncate_prompt_tokens
+    if body.suffix is not None and (keep is not None or not isinstance(prompt, str)):
+        message = "a suffix goes with a whole text prompt, not with token ids or a cut"
+        raise Refusal(400, message, "suffix")
     if isinstance(prompt, str):
-        return engine.prompt(prompt, body.suffix)
-    if body.suffix is not None:
-        raise Refusal(400, "a suffix goes with a text prompt, not with token ids", "suffix")
+        if keep is None or not prompt:
+            return text_ids(engine, prompt, body.suffix, name)
+        prompt = engine.tokenizer.encode(prompt, add_special_tokens=False).ids
+    return _checked(prompt if keep is None else prompt[-keep:], engine)
+
+
+def _checked(ids: list[int], engine: Engine) -> list[int]:
     size = engine.tokenizer.get_vocab_size()
-    if bad := [i for i in prompt if not 0 <= i < size]:
+    if bad := [i for i in ids if not 0 <= i < size]:
         raise Refusal(400, f"{bad[0]} is no token id: the model has {size}", "prompt")
-    if len(prompt) >= engine.context:
-        raise ValueError(
-            f"the prompt has {len(prompt)} tokens, the model's context is {engine.context}"
+    if len(ids) >= engine.context:
+        raise too_long(
+            f"the prompt has {len(ids)} tokens, the model's context is {engine.context}: "
+            f"send at most {engine.context - 1}"
         )
-    return prompt
+    return ids
 
 
-def _reason(finish: str) -> Literal["stop", "length"]:
-    return "stop" if finish == "stop" else "length"
-
-
-def _echo(body: CompletionRequest, engine: "Engine", prompt: int) -> str:
+def _echo(k: int, ids: list[int], body: CompletionRequest, engine: Engine) -> str:
     if not body.echo:
         return ""
-    sent = body.prompts[prompt]
-    return sent if isinstance(sent, str) else str(engine.tokenizer.decode(sent))
+    sent = body.prompts[k]
+    if isinstance(sent, str) and body.truncate_prompt_tokens is None:
+        return sent
+    return str(engine.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-def _usage(prompt: int, completion: int) -> Usage:
-    total = prompt + completion
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=total)
+async def _complete(asked: Asked, calls: Calls, body: CompletionRequest) -> dict[str, Any]:
+    pieces: dict[int, list[Piece]] = {}
+    async for k, piece in calls:
+        pieces.setdefault(k, []).append(piece)
+    done = [whole(pieces[k]) for k in sorted(pieces)]
+    writer = _Writer(asked, body)
+    choices = [writer.choice(k, piece) for k, piece in enumerate(done)]
+    return writer.frame | {"choices": choices, "usage": writer.usage}
 
 
-def _frame(model: str) -> CompletionResponse:
-    name, now = f"cmpl-{uuid.uuid4().hex}", int(time.time())
-    return CompletionResponse(id=name, created=now, model=model, choices=[])
+async def _chunks(
+    asked: Asked, calls: Calls, body: CompletionRequest
+) -> AsyncIterator[dict[str, Any]]:
+    writer = _Writer(asked, body)
+    async for k, piece in calls:
+        choice = writer.choice(k, piece)
+        yield writer.frame | {"choices": [choice], "usage": None}
+    if body.stream_options.include_usage:
+        yield writer.frame | {"choices": [], "usage": writer.usage}
 
 
-def _event(frame: CompletionResponse, choices: list[Choice], usage: Usage | None = None) -> str:
-    chunk = frame.model_copy(update={"choices": choices, "usage": usage})
-    return f"data: {json.dumps(chunk.model_dump(), ensure_ascii=False)}\n\n"
+class _Writer:
+    """Turns pieces into choices and counts them: a row's pieces in turn, or its whole as one."""
+
+    def __init__(self, asked: Asked, body: CompletionRequest) -> None:
+        self._asked, self._body = asked, body
+        self._readers: dict[int, Reader] = {}
+        self._completion, self._cached = 0, 0
+        self.frame = {
+            "id": f"cmpl-{uuid.uuid4().hex}",
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": asked.model,
+        }
+
+    def choice(self, k: int, piece: Piece) -> dict[str, Any]:
+        """Row `k`'s next piece."""
+        echo = "" if k in self._readers else self._asked.echoes[k // self._body.n]
+        reason = settled(piece)
+        self._completion += len(piece.tokens)
+        self._cached += piece.cached_tokens if k % self._body.n == 0 else 0
+        shown = self._logprobs(k, piece)
+        return {"index": k, "text": echo + piece.text, "logprobs": shown, "finish_reason": reason}
+
+    def _logprobs(self, k: int, piece: Piece) -> dict[str, Any] | None:
+        reader = self._readers.setdefault(k, Reader())
+        if self._body.logprobs is None:
+            return None
+        tokens = _tokens(self._asked.prompts[k // self._body.n], piece)
+        return logprobs.columns(self._asked.engine.tokenizer, tokens, reader)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """What has been counted so far."""
+        prompt = sum(map(len, self._asked.prompts))
+        return usage(prompt, self._completion, self._cached)
+
+
+def _tokens(prompt: Sequence[int], piece: Piece) -> list[Token]:
+    before = zip(prompt, *piece.prompt, strict=True) if piece.prompt else ()
+    return [*(Token(*t) for t in before), *logprobs.written(piece)]

@@ -12,12 +12,11 @@ import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve import patience
 from serve.app import api
 from serve.limits import Rates, _duration
-from serve.patience import Patient
 from serve.settings import Settings
 from serve.state import State
+from serve.wire import Wire
 
 
 class Clock:
@@ -68,7 +67,7 @@ def port(state: State) -> Iterator[int]:
     served = api(State(state.engines, state.judge, settings))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(served, http=Patient, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(served, http=Wire, log_level="warning"))
         run = asyncio.new_event_loop().run_until_complete
         thread = threading.Thread(target=lambda: run(server.serve([listening])))
         thread.start()
@@ -77,30 +76,6 @@ def port(state: State) -> Iterator[int]:
         yield listening.getsockname()[1]
         server.should_exit = True
         thread.join()
-
-
-def test_headers_that_drip_are_cut(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.3)
-    assert said(port, *[b"x-more: 1\r\n"] * 20, pause=0.05) == b""
-    assert said(port) == b""
-
-
-def test_headers_without_an_end_are_cut(port: int) -> None:
-    assert said(port, b"x: ", *[b"y" * 10_000] * 30) == b""
-
-
-def test_a_second_request_is_waited_for_as_the_first(
-    port: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(patience, "SECONDS", 0.3)
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as line:
-        line.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert line.recv(65536).startswith(b"HTTP/1.1 200")
-        time.sleep(0.5)  # idle between requests is the server's keep-alive
-        line.sendall(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert line.recv(65536).startswith(b"HTTP/1.1 200")
-        line.sendall(b"GET /hea")
-        assert line.recv(65536) == b""
 
 
 def said(port: int, *parts: bytes, pause: float = 0.0) -> bytes:
