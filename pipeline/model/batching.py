@@ -60,6 +60,7 @@ class Batching:
         """See `engine.load`. read: tokens of prompts read in a step."""
         if threads is not None:
             torch.set_num_threads(threads)
+        self.folder = Path(folder)
         self._network = Network(folder, device, precision)
         self.context, self.model = self._network.context, self._network.model
         self._prompts = Prompts(folder, self.context, self._network.size)
@@ -132,6 +133,8 @@ class Batching:
 
     def load(self) -> Load:
         """See `engine.Engine`."""
+        if not self._thread.is_alive():
+            raise RuntimeError("this engine has stopped")
         with self._wake:
             size = len(self._slots.all)
             return Load(self._running, len(self._waiting), size, self._queue)

@@ -8,7 +8,7 @@ from fastapi.testclient import TestClient
 
 from pipeline.model.forest import train_forest
 from pipeline.model.settings import ForestConfig
-from serve.app import Args, api, load
+from serve.app import Args, Model, api, load
 from serve.state import State
 from tests.corpus import bare, documented
 from tests.tiny import tiny_model_folder
@@ -40,7 +40,9 @@ def test_a_forest_answers_like_an_annotator(tmp_path: Path) -> None:
         ForestConfig(trees=8, window=32, leaf=1, held_out=0.25, threads=1),
         tmp_path / "forest",
     )
-    state = load(Args(model=str(model), annotator=str(tmp_path / "forest"), threads=1))
+    state = load(
+        Args(models=[Model(folder=str(model))], annotator=str(tmp_path / "forest"), threads=1)
+    )
     assert state.judge is not None
     answer = TestClient(api(state)).post(
         "/v1/annotate", json={"files": [{"text": t} for t in texts]}
