@@ -16,7 +16,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serve import annotations, chat, classifying, completions, fim, infill, listing, logs, tokens
+from serve import (
+    annotations,
+    chat,
+    classifying,
+    completions,
+    fim,
+    infill,
+    listing,
+    logs,
+    page,
+    tokens,
+)
 from serve.guard import Guard, handle_errors
 from serve.keys import Keyring, env_keys, file_keys
 from serve.settings import Settings
@@ -28,7 +39,7 @@ SHARE = {"num_cpus": 0.5}
 """What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
 AT_ONCE = 512
 """Requests that Serve lets into a replica; the engines' queues are shorter, and refuse first (ours)."""
-TOPICS = (listing, completions, fim, infill, chat, tokens, annotations, classifying)
+TOPICS = (listing, completions, fim, infill, chat, tokens, annotations, classifying, page)
 """Modules with `routes(state)`: all there is to ask."""
 
 
