@@ -327,7 +327,7 @@ def serve(
         os.environ |= environment(port)
     from cluster import serving
     from cluster.start import connect
-    from serve.start import names, start, stop
+    from serve.start import finish, names, start
 
     how = {"engine": engine, "precision": precision, "threads": threads, "slots": slots}
     args = serving.arguments(Store(store), run, model or [], keys, **how)
@@ -341,7 +341,7 @@ def serve(
     stopped.wait()
     out.print("Finishing what runs (Ctrl-C again: at once)")
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    stop()
+    finish()
 
 
 @cli.command()

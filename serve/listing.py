@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
 
 from pipeline.core.schema import FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, MASK, SEP, SPECIALS, specials
-from serve.metrics import gauge, loads
+from serve.metrics import loads
 from serve.state import State
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ CODEGEN2 = {"mask": MASK, "separator": SEP}
 def routes(state: State) -> APIRouter:
     """The routes that tell of the others."""
     router = APIRouter()
-    state.meters.show(lambda: _gauges(state))
 
     @router.get("/health")
     async def health() -> dict[str, str]:
@@ -40,7 +39,7 @@ def routes(state: State) -> APIRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Prometheus' text, of the replica that answers."""
-        return Response(state.meters.text(), media_type=CONTENT_TYPE_LATEST)
+        return Response(state.meters.text(_gauges(state)), media_type=CONTENT_TYPE_LATEST)
 
     @router.get("/v1/models")
     async def list_models() -> dict[str, object]:
@@ -79,8 +78,6 @@ def _special(number: int) -> str:
 
 def _gauges(state: State) -> Iterator[GaugeMetricFamily]:
     yield from loads(state.engines)
-    loaded = dict.fromkeys(state.engines, 1.0)
-    yield gauge("model_loaded", "Models that are there", loaded)
     yield GaugeMetricFamily(
         "icefloe_ready", "1 where /ready answers 200", float(state.trouble is None)
     )

@@ -30,7 +30,7 @@ GONE = 499
 
 def setup() -> None:
     """Lines of JSON on stderr, for all of this package; Ray keeps a replica's with its logs."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.__stderr__)  # Serve puts its own log in place of sys.stderr
     handler.setFormatter(Lines())
     ours = logging.getLogger("serve")
     ours.handlers, ours.propagate = [handler], False

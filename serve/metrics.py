@@ -5,7 +5,7 @@ the sums where the log line is written. Knows nothing of what is behind a route.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from fastapi import Request
@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import GaugeMetricFamily
 
 if TYPE_CHECKING:
-    from pipeline.model.engine import Engine
+    from pipeline.model.engine import Engine, Load
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Bounds of requests' and first tokens' times (ours; Prometheus' own end at 10)."""
@@ -58,13 +58,11 @@ class Meters:
         """An error went out, or would have; `code` is the envelope's, or the status."""
         self._error.labels(code).inc()
 
-    def show(self, gauges: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
-        """Have `gauges()` in the text too, asked at every reading."""
-        self.registry.register(_Asked(gauges))
-
-    def text(self) -> bytes:
-        """Everything in Prometheus' text form."""
-        return generate_latest(self.registry)
+    def text(self, gauges: Iterable[GaugeMetricFamily] = ()) -> bytes:
+        """Everything in Prometheus' text form, and `gauges` as they are now."""
+        now = CollectorRegistry()
+        now.register(_Found(list(gauges)))
+        return generate_latest(self.registry) + generate_latest(now)
 
 
 class Watch:
@@ -111,8 +109,9 @@ class Watch:
 
 
 def loads(engines: "Mapping[str, Engine]") -> Iterable[GaugeMetricFamily]:
-    """Running, waiting, slots and places of each engine, at this moment."""
-    found = {name: engine.load() for name, engine in engines.items()}
+    """Of each engine at this moment: whether it runs, what it does, and what it has room for."""
+    found = {name: load for name, engine in engines.items() if (load := _load(engine))}
+    yield gauge("model_loaded", "1 where the engine runs", {n: float(n in found) for n in engines})
     for field, says in (
         ("running", "Sequences decoded at once (the batch)"),
         ("waiting", "Sequences that wait"),
@@ -120,6 +119,13 @@ def loads(engines: "Mapping[str, Engine]") -> Iterable[GaugeMetricFamily]:
         ("queue", "Most sequences that may wait"),
     ):
         yield gauge(field, says, {name: getattr(load, field) for name, load in found.items()})
+
+
+def _load(engine: "Engine") -> "Load | None":
+    try:
+        return engine.load()
+    except RuntimeError:  # it has stopped
+        return None
 
 
 def gauge(name: str, says: str, values: Mapping[str, float]) -> GaugeMetricFamily:
@@ -130,11 +136,14 @@ def gauge(name: str, says: str, values: Mapping[str, float]) -> GaugeMetricFamil
     return family
 
 
-class _Asked:
-    """A collector that asks at every reading."""
+class _Found:
+    """A collector of what was found already."""
 
-    def __init__(self, gauges: Callable[[], Iterable[GaugeMetricFamily]]) -> None:
-        self.collect = gauges
+    def __init__(self, found: list[GaugeMetricFamily]) -> None:
+        self._found = found
+
+    def collect(self) -> list[GaugeMetricFamily]:
+        return self._found
 
 
 def _counter(name: str, says: str, own: CollectorRegistry) -> Counter:

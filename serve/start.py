@@ -128,13 +128,20 @@ def names(args: Args) -> list[str]:
     return [model.name or named(model.folder) for model in args.models]
 
 
-def stop() -> None:
-    """Refuse what is new, let what runs finish, then take Serve down; Ray stays."""
+def finish() -> None:
+    """Refuse what is new, let what runs end, then take the application down."""
     from ray import serve
 
     if NAME in serve.status().applications:
         serve.get_app_handle(NAME).drain.remote().result(timeout_s=10)
         serve.delete(NAME)  # waits for what runs, as long as the deployment allows
+
+
+def stop() -> None:
+    """The same, and Serve too; Ray stays."""
+    from ray import serve
+
+    finish()
     serve.shutdown()
 
 

@@ -71,26 +71,6 @@ def test_other_refusals_have_the_same_shape(client: TestClient) -> None:
     refused(client.post("/v1/annotate", json={"files": ANNOTATE["files"] * 65}), 422)
 
 
-def test_health_and_models_wait_for_both_models(state: State) -> None:
-    partly = State()
-    client = TestClient(api(partly))
-    for answer in (
-        client.get("/health"),
-        client.get("/v1/models"),
-        client.post("/v1/completions", json=COMPLETE),
-        client.post("/v1/annotate", json=ANNOTATE),
-    ):
-        assert refused(answer, 503)["code"] == "loading"
-        assert answer.headers["retry-after"] == "1"
-    partly.engines = state.engines
-    refused(client.get("/health"), 503)
-    partly.judge = state.judge
-    assert client.get("/health").json() == {"status": "ok"}
-    (listed,) = client.get("/v1/models").json()["data"]
-    assert (listed["id"], listed["object"], listed["max_model_len"]) == ("tiny", "model", 128)
-    assert (listed["phase"], listed["step"], listed["infill"]) == ("phase1", 3, True)
-
-
 def test_a_failure_of_ours_keeps_its_reason_to_itself(state: State) -> None:
     broken = State(state.engines, object())  # type: ignore[arg-type]
     client = TestClient(api(broken), raise_server_exceptions=False)
@@ -105,7 +85,6 @@ def test_a_full_queue_refuses_with_a_time_to_come_back(state: State) -> None:
         assert refused(answer, 429)["type"] == "rate_limit_error"
         assert answer.headers["retry-after"] == "1"
     refused(client.post("/v1/completions", json=COMPLETE | {"stream": True}), 429)
-    assert client.get("/health").status_code == 200
 
 
 def test_only_this_machine_is_loopback() -> None:

@@ -1,63 +1,116 @@
-"""Keys and limits before anything is parsed."""
+"""Before anything is parsed: keys on every route, limits, deadlines, a drain; one shape for refusals."""
 
-import os
+import asyncio
 from hashlib import sha256
-from pathlib import Path
+from typing import Any
 
 import pytest
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from fastapi.testclient import TestClient
 
-from pipeline.core.errors import RecipeError
 from serve.app import api
-from serve.guard import MAX_BODY, read_keys
+from serve.guard import OPEN
+from serve.keys import Keyring
+from serve.settings import Settings
 from serve.state import State
-from tests.serve.asking import COMPLETE, KEY, refused
+from tests.serve.asking import ANNOTATE, COMPLETE, KEY, refused
+
+KEYS = Keyring([sha256(KEY.encode()).hexdigest()])
+MINE = {"authorization": f"Bearer {KEY}"}
 
 
-def test_every_route_but_health_needs_a_key(state: State) -> None:
-    application = api(state, [sha256(KEY.encode()).hexdigest()])
+def routes(application: FastAPI) -> set[tuple[str, str]]:
+    """Every method and path of an application, its own document's too."""
+    return {(m, r.path) for r in application.routes for m in getattr(r, "methods", ["GET"])}  # type: ignore[attr-defined]
+
+
+def fresh(state: State, **settings: Any) -> State:
+    """The same models behind settings and meters of their own."""
+    return State(state.engines, state.judge, Settings(**settings), facts=state.facts)
+
+
+def test_every_route_but_two_needs_a_key(state: State) -> None:
+    application = api(fresh(state), KEYS)
     client = TestClient(application)
-    paths = {(m, r.path) for r in application.routes for m in getattr(r, "methods", ["GET"])}
-    assert sum(isinstance(r, APIRoute) for r in application.routes) == 4
-    for method, path in paths | {("GET", "/nothing"), ("POST", "/health/"), ("GET", "//health")}:
+    known = routes(application)
+    assert {("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/v1/models")} <= known
+    more = {("GET", "/nothing"), ("POST", "/health/"), ("GET", "//health"), ("GET", "/ready/x")}
+    for method, path in known | more | {("OPTIONS", "/v1/models"), ("HEAD", "/")}:
         for sent in ({}, {"authorization": "Bearer wrong"}, {"authorization": KEY}):
             answer = client.request(method, path, headers=sent)
-            if path != "/health":
+            if path not in OPEN:
                 assert answer.status_code == 401, (method, path)
                 assert answer.headers["www-authenticate"] == "Bearer"
-        assert client.request(method, path, headers={"authorization": f"Bearer {KEY}"}) != 401
+        assert client.request(method, path, headers=MINE).status_code != 401
     assert refused(client.get("/v1/models"), 401)["code"] == "invalid_api_key"
+    assert client.get("/health").status_code == client.get("/ready").status_code == 200
+    assert client.post("/v1/completions", json=COMPLETE, headers=MINE).status_code == 200
+
+
+def test_the_body_has_a_limit_declared_or_not(state: State) -> None:
+    client = TestClient(api(fresh(state, max_body=200_000)))
+    text = "x" * 200_001
+    answer = client.post("/v1/annotate", json={"files": [{"text": text}]})
+    assert refused(answer, 413)
+    assert answer.headers["connection"] == "close"
+    refused(client.post("/v1/annotate", content=(b" " * 50_000 for _ in range(5))), 413)
+
+
+def test_headers_have_a_limit(state: State) -> None:
+    client = TestClient(api(fresh(state, max_header=1000)))
+    assert client.get("/v1/models").status_code == 200
+    refused(client.get("/v1/models", headers={"x": "y" * 1000}), 431)
+
+
+def test_a_key_has_a_rate_and_is_told_of_it(state: State) -> None:
+    served = fresh(state, rate_per_minute=2)
+    client = TestClient(api(served, KEYS))
+    first = client.get("/v1/models", headers=MINE)
+    assert first.headers["x-ratelimit-limit-requests"] == "2"
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    client.post("/v1/annotate", json=ANNOTATE, headers=MINE)
+    third = client.get("/v1/models", headers=MINE)
+    assert refused(third, 429)["code"] == "rate_limit_exceeded"
+    assert 1 <= int(third.headers["retry-after"]) <= 30
+    assert third.headers["x-ratelimit-remaining-requests"] == "0"
+    assert client.get("/ready").status_code == 200
+    served.settings = Settings(rate_per_minute=None)
+    assert "x-ratelimit-limit-requests" not in client.get("/v1/models", headers=MINE).headers
+
+
+def test_a_server_that_goes_refuses_what_is_new(state: State) -> None:
+    client = TestClient(api(fresh(state, draining=True)))
+    answer = client.post("/v1/completions", json=COMPLETE)
+    assert refused(answer, 503)["code"] == "draining"
+    assert answer.headers["retry-after"]
+    assert "going away" in refused(client.get("/ready"), 503)["message"]
     assert client.get("/health").status_code == 200
-    open_to = {"headers": {"authorization": f"bearer {KEY}"}}
-    assert client.post("/v1/completions", json=COMPLETE, **open_to).status_code == 200
 
 
-def test_keys_come_from_a_private_file_and_the_environment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("ICEFLOE_API_KEY", raising=False)
-    assert read_keys(None) == ()
-    file = tmp_path / "keys"
-    with pytest.raises(RecipeError, match="no keys file"):
-        read_keys(str(file))
-    file.write_text("# ours\none\n\n two \n")
-    os.chmod(file, 0o640)
-    with pytest.raises(RecipeError, match=r"0640.*chmod 600"):
-        read_keys(str(file))
-    os.chmod(file, 0o600)
-    monkeypatch.setenv("ICEFLOE_API_KEY", "three")
-    assert read_keys(str(file)) == tuple(sha256(k).hexdigest() for k in (b"one", b"two", b"three"))
-    file.write_text("# none yet\n")
-    with pytest.raises(RecipeError, match="no key"):
-        read_keys(str(file))
-    monkeypatch.setenv("ICEFLOE_API_KEY", " ")
-    with pytest.raises(RecipeError, match="empty"):
-        read_keys(None)
+@pytest.fixture
+def slow(state: State) -> TestClient:
+    """The routes beside two that take a second: one says nothing, one has begun to stream."""
+    application = api(fresh(state, timeout_s=0.05))
+
+    async def drip() -> Any:
+        yield 'data: {"n": 1}\n\n'
+        await asyncio.sleep(1)
+
+    @application.get("/silent")
+    async def silent() -> None:
+        await asyncio.sleep(1)
+
+    @application.get("/stream")
+    async def stream() -> StreamingResponse:
+        return StreamingResponse(drip(), media_type="text/event-stream")
+
+    return TestClient(application)
 
 
-def test_the_body_has_a_limit_declared_or_not(client: TestClient) -> None:
-    text = "x" * (MAX_BODY + 1)
-    refused(client.post("/v1/annotate", json={"files": [{"text": text}]}), 413)
-    chunks = (b" " * 100_000 for _ in range(MAX_BODY // 100_000 + 1))
-    refused(client.post("/v1/annotate", content=chunks), 413)
+def test_a_deadline_ends_an_answer_or_a_stream(slow: TestClient) -> None:
+    assert refused(slow.get("/silent"), 504)["code"] == "timeout"
+    first, last, done = slow.get("/stream").text.strip().split("\n\n")
+    assert first == 'data: {"n": 1}'
+    assert '"code":"timeout"' in last
+    assert done == "data: [DONE]"

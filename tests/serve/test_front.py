@@ -1,0 +1,42 @@
+"""What stands before Serve: its plain errors get the one shape, its list of routes is hidden."""
+
+from fastapi.testclient import TestClient
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from serve.front import middlewares
+from tests.serve.asking import refused
+
+
+async def serve_itself(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers as Serve does: plain texts, and an id beside the one that is there."""
+    path, answer = scope["path"], Response("success", media_type="text/plain")
+    if path == "/full":
+        answer = PlainTextResponse("Request dropped", 503, {"retry-after": "1"})
+    if path == "/ours":
+        answer = JSONResponse({"error": {}}, 404)
+    for _ in range(2):
+        answer.raw_headers.append(
+            (b"x-request-id", dict(scope["headers"]).get(b"x-request-id", b"-"))
+        )
+    await answer(scope, receive, send)
+
+
+(outer,) = middlewares()
+client = TestClient(outer.cls(serve_itself, *outer.args, **outer.kwargs))
+
+
+def test_serves_own_errors_have_the_one_shape() -> None:
+    answer = client.get("/full", headers={"x-request-id": "mine"})
+    assert refused(answer, 503)["message"] == "Request dropped"
+    assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")
+
+
+def test_the_rest_passes_as_it_is() -> None:
+    assert client.get("/ours").json() == {"error": {}}
+    assert client.get("/-/healthz").text == "success"
+    assert client.get("/-/healthz", headers={"x-request-id": "a b"}).headers["x-request-id"] == "-"
+
+
+def test_the_list_of_applications_is_hidden() -> None:
+    refused(client.get("/-/routes"), 404)
