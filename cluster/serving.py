@@ -24,16 +24,13 @@ def arguments(
     not made, and where nothing is left to serve.
     """
     threads = how.pop("threads", None)
-    folders = [(name, _folder(store, run, what)) for name, what in map(_parted, asked)]
-    release = None
-    if (
-        run is not None
-        or not all(Path(what).is_dir() for _, what in map(_parted, asked))
-        or not asked
-    ):
-        release = _release(store, runs.named(store, run), bool(asked))
-    first = [(None, release / "model")] if release else []
-    models = [Model(name=name, folder=str(f), **how) for name, f in [*first, *folders]]
+    parted = [_parted(a) for a in asked]
+    alone = run is None and parted and all(Path(what).is_dir() for _, what in parted)
+    release = None if alone else _release(store, runs.named(store, run), bool(asked))
+    chosen = [(name, _folder(store, run, what)) for name, what in parted]
+    if release:
+        chosen.insert(0, (None, release / "model"))
+    models = [Model(name=name, folder=str(folder), **how) for name, folder in chosen]
     annotator = str(release / "annotator") if release else None
     try:
         return Args(models=models, annotator=annotator, keys=keys, threads=threads)

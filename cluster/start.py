@@ -1,7 +1,7 @@
 """The one `ray.init` of the program: joins a cluster, or starts a local one set up for its size.
 
 A local cluster is private: its token lives in this process's environment and nowhere on disk.
-Knows nothing of recipes or serving.
+Knows nothing of recipes.
 """
 
 import logging
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import StageError
+from serve.direct import FRONT
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ LOCAL = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a lost worker is started again all the same
     # Serve's own log files stay; its lines on stderr would mix with the program's.
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    **FRONT,
 }
 """For a cluster started here. Ray's servers read them at start, so they must be set before."""
 ROOT = Path(__file__).parents[1]

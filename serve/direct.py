@@ -6,12 +6,12 @@ replica that `icefloe serve` starts: a second could not have the port. Light: re
 """
 
 FRONT = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve.front:middlewares"}
-"""Whoever listens puts `serve.front` first."""
+"""Whoever listens for Serve, a proxy or a replica, puts `serve.front` first."""
 
 
 def environment(port: int) -> dict[str, str]:
     """Variables to set before Ray is started."""
-    return FRONT | {
+    return {
         "RAY_SERVE_ENABLE_DIRECT_INGRESS": "1",
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(port),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(port + 1),  # the first that is not used

@@ -92,7 +92,7 @@ def routes(state: State) -> APIRouter:
         fitted = await asyncio.to_thread(_fit, body, engine)
         teller = _Teller(name, body, engine, fitted)
         if body.n_predict == 0:
-            _warm(engine, fitted.ids, how)
+            _warm(engine, fitted.ids)
             return events.answer(teller.end(Piece(finish_reason="length")), response)
         seed, scope = how.seed, body.seed_scope or state.settings.seed_scope
         (sample,) = state.numbering.samples(name, [fitted.ids], 1, seed, scope)
@@ -130,10 +130,11 @@ def _fit(body: InfillRequest, engine: Engine) -> Fitted:
         raise too_long(str(e)) from None
 
 
-def _warm(engine: Engine, ids: Sequence[int], how: Sampling) -> None:
+def _warm(engine: Engine, ids: Sequence[int]) -> None:
     """Have the prompt read; nobody waits for it."""
     try:
-        engine.submit(ids, how, lambda _: None)
+        # One token: an engine need not read what nothing is to follow.
+        engine.submit(ids, Sampling(max_tokens=1), lambda _: None)
     except Full:
         raise full() from None
 
