@@ -240,9 +240,7 @@ def test_a_reader_that_never_reads(server: Running, tell: dict[str, Any]) -> Non
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect(("127.0.0.1", port(server)))
-        sock.sendall(
-            whole(PATH, BODY | {"max_tokens": 500, "stream": True, "n": 8, "logprobs": 5})
-        )
+        sock.sendall(whole(PATH, BODY | {"max_tokens": 500, "stream": True, "n": 8, "logprobs": 5}))
         start = time.monotonic()
         eventually(lambda: sum(load(server)) > 0)
         assert sent(port(server), whole(PATH, BODY))[0] == 200
