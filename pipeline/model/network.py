@@ -109,12 +109,13 @@ def _context(config: Any) -> int:
         raise ValueError(f"{_name(config)} has positions that change with a text's length")
     layers = DynamicCache(config=config).layers
     sliding = [int(x.sliding_window) for x in layers if getattr(x, "is_sliding", False)]
-    most = int(config.max_position_embeddings)
     for layer in layers:
         if not hasattr(layer, "get_mask_sizes") or hasattr(layer, "update_recurrent_state"):
             raise ValueError(f"{_name(config)} has layers with a state of their own")
-    shortest: int = min([most, *sliding])
-    return shortest
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:
+        raise ValueError(f"{_name(config)} does not say how long a text may be")
+    return min([int(most), *sliding])
 
 
 def _name(config: Any) -> str:
