@@ -205,7 +205,8 @@ class Batching:
             logits = self._network.run(self._store, parts)
         mine = {s.number: s for s in active}
         written = []
-        for part, of in zip(parts, logits.split([p.keep for p in parts]), strict=True):
+        kept = torch.split(logits, [p.keep for p in parts])  # type: ignore[no-untyped-call]
+        for part, of in zip(parts, kept, strict=True):
             slot = mine[part.slot]
             slot.tokens.extend(part.ids)
             assert slot.call

@@ -65,7 +65,7 @@ class Running:
     def score(self, logprobs: list[float], top: list[dict[int, float] | None]) -> None:
         """The next tokens of the prompt, as the model sees them."""
         before = self.prompt or PromptScores([None], [None])
-        self.prompt = PromptScores(before.logprobs + logprobs, before.top + top)
+        self.prompt = PromptScores([*before.logprobs, *logprobs], [*before.top, *top])
 
     def take(self, picked: Picked) -> None:
         """The next token: tell what it makes certain, and end where it ends the call."""

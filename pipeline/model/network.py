@@ -108,11 +108,14 @@ def _context(config: Any) -> int:
     if rotary.get("rope_type") in ("dynamic", "longrope"):
         raise ValueError(f"{_name(config)} has positions that change with a text's length")
     layers = DynamicCache(config=config).layers
-    sliding = [layer.sliding_window for layer in layers if getattr(layer, "is_sliding", False)]
+    sliding = [int(x.sliding_window) for x in layers if getattr(x, "is_sliding", False)]
     for layer in layers:
         if not hasattr(layer, "get_mask_sizes") or hasattr(layer, "update_recurrent_state"):
             raise ValueError(f"{_name(config)} has layers with a state of their own")
-    return min([int(config.max_position_embeddings), *sliding])
+    most = getattr(config, "max_position_embeddings", None)
+    if most is None:
+        raise ValueError(f"{_name(config)} does not say how long a text may be")
+    return min([int(most), *sliding])
 
 
 def _name(config: Any) -> str:

@@ -11,7 +11,7 @@ import torch
 from pipeline.model.engine import Sampling
 from pipeline.model.network import Network
 from pipeline.model.sampling import likeliest
-from pipeline.model.store import Part
+from pipeline.model.store import Part, Store
 from pipeline.model.turns import turn
 
 LOGITS = 1 << 25
@@ -23,7 +23,7 @@ def logprobs(network: Network, sequences: Sequence[Sequence[int]]) -> list[np.nd
     room = max(1, LOGITS // network.size)
     out = [np.zeros(max(len(ids) - 1, 0), np.float32) for ids in sequences]
     for rows in _portions([len(ids) - 1 for ids in sequences], room):
-        store = network.store(len(rows), max(len(sequences[r]) for r in rows))
+        store = Store(network.config, len(rows), max(len(sequences[r]) for r in rows))
         for start in range(0, store.places - 1, room):
             parts = [_part(k, sequences[r], start, room) for k, r in enumerate(rows)]
             with turn(str(network.device)):
@@ -77,4 +77,4 @@ def _of_targets(
     ]
     wanted = torch.tensor(targets, device=logits.device)
     loss = torch.nn.functional.cross_entropy(logits, wanted, reduction="none")
-    return (-loss).split([len(p.ids) for p in parts])
+    return torch.split(-loss, [len(p.ids) for p in parts])  # type: ignore[no-any-return, no-untyped-call]

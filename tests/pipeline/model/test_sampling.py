@@ -67,7 +67,7 @@ def test_each_rule_keeps_what_it_says() -> None:
 
 def test_a_flat_distribution_is_cut_behind_the_head_too() -> None:
     of = torch.zeros(1, 600)
-    assert len(kept(of, Sampling(top_p=0.5))) == 300
+    assert len(kept(of, Sampling(top_p=0.5))) in (300, 301)  # a sum of 1/600 rounds
     assert len(kept(of, Sampling(min_p=0.5))) == 600
 
 
