@@ -26,6 +26,7 @@ from serve import (
     listing,
     logs,
     openapi,
+    page,
     tokens,
 )
 from serve.guard import Guard, handle_errors
@@ -39,7 +40,7 @@ SHARE = {"num_cpus": 0.5}
 """What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
 AT_ONCE = 512
 """Requests that Serve lets into a replica; the engines' queues are shorter, and refuse first (ours)."""
-TOPICS = (listing, completions, fim, infill, chat, tokens, annotations, classifying)
+TOPICS = (listing, completions, fim, infill, chat, tokens, annotations, classifying, page)
 """Modules with `routes(state)`: all there is to ask."""
 
 

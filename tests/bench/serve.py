@@ -12,6 +12,7 @@ endpoint against the scorer itself (`serve_annotate`).
 import argparse
 import asyncio
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -45,6 +46,7 @@ Round = tuple[list[Asked], float]
 
 def main(arguments: list[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers are ended too
     given.cache.mkdir(parents=True, exist_ok=True)
     model = llama.folder(given.cache / "llama-100m")
     annotator = serve_annotate.folder(given.cache, given.encoder)

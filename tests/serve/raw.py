@@ -17,7 +17,7 @@ def eventually(so: Callable[[], bool], seconds: float = 10) -> None:
 
 def connect(port: int) -> socket.socket:
     """A raw connection."""
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def head(path: str, *headers: str, method: str = "POST") -> bytes:

@@ -13,11 +13,11 @@ from tests.serve.asking import ANNOTATE, COMPLETE, JSON, refused
 
 
 def test_unknown_fields_are_accepted_and_named(client: TestClient) -> None:
-    more = {"best_of": 2, "user": None, "stream_options": {"eggs": 1}, "spam\r\nx": 1}
+    more = {"suffixes": 2, "user": None, "stream_options": {"eggs": 1}, "spam\r\nx": 1}
     for stream in (False, True):
         answer = client.post("/v1/completions", json=COMPLETE | more | {"stream": stream})
         assert answer.status_code == 200
-        expected = "best_of, spam%0D%0Ax, stream_options.eggs"
+        expected = "suffixes, spam%0D%0Ax, stream_options.eggs"
         assert answer.headers["x-icefloe-ignored"] == expected
     files = {"files": [{"text": "a", "size": 1}, {"text": "b", "size": 1}], "truncate": True}
     answer = client.post("/v1/annotate", json=files)
@@ -39,8 +39,17 @@ def test_unknown_fields_are_accepted_and_named(client: TestClient) -> None:
         ({"max_tokens": -1}, 400, "max_tokens"),
         ({"seed": -1}, 400, "seed"),
         ({"stop": [""]}, 400, "stop"),
-        ({"stream": True, "n": 2}, 400, "n"),
-        ({"stream": True, "prompt": ["a", "b"]}, 400, "prompt"),
+        ({"n": 2, "best_of": 3}, 400, "best_of"),
+        ({"min_p": 1.5}, 400, "min_p"),
+        ({"presence_penalty": 3}, 400, "presence_penalty"),
+        ({"logit_bias": {"5": 101}}, 400, "logit_bias"),
+        ({"logit_bias": {"999": 1}}, 400, "logit_bias"),
+        ({"echo": True, "logprobs": 1, "suffix": "x"}, 400, "echo"),
+        ({"truncate_prompt_tokens": 3, "suffix": "x"}, 400, "suffix"),
+        ({"spam": 1, "strict": True}, 422, "spam"),
+        ({"stream_options": {"eggs": 1}, "strict": True}, 422, "stream_options.eggs"),
+        ({"logprobs": 6}, 422, "logprobs"),
+        ({"logit_bias": {"a": 1}}, 422, "logit_bias"),
         ({"stream": True, "prompt": [5] * 128}, 400, "prompt"),
         ({"n": 17}, 422, "n"),
         ({"prompt": []}, 422, "prompt"),
