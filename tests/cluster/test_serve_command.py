@@ -12,7 +12,8 @@ import pytest
 
 from serve.start import wait_ready
 from tests.serve.asking import refused
-from tests.serve.test_serve import KEY, Reading, endless, free_port, wait_for
+from tests.serve.raw import eventually
+from tests.serve.test_serve import KEY, Reading, endless, free_port
 from tests.tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -80,7 +81,7 @@ def test_ctrl_c_lets_a_stream_end(url: str, server: "subprocess.Popen[str]") -> 
     """Last: it ends the server."""
     stream = Reading(url)
     server.send_signal(signal.SIGINT)
-    wait_for(lambda: httpx.get(f"{url}/ready").status_code == 503)
+    eventually(lambda: httpx.get(f"{url}/ready").status_code == 503)
     assert refused(httpx.get(f"{url}/v1/models", headers=KEY), 503)["code"] == "draining"
     assert stream.whole()
     assert server.wait(60) == 0
