@@ -1,4 +1,5 @@
-"""The release: the model, the annotator that chose its data, cards, a table of all checkpoints.
+"""The release: the model, the annotator that chose its data with the corpus's scores, cards, a table
+of all checkpoints.
 
 Ordinary folders in Hugging Face layout; nothing of ours is needed to load them. The cards are
 written from the manifests, so they state what was done (Crystal's release discipline).
@@ -7,15 +8,25 @@ written from the manifests, so they state what was done (Crystal's release disci
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.core.arrays import halves
 from pipeline.core.config import config
-from pipeline.core.files import Files
+from pipeline.core.files import Files, read_shard
 from pipeline.core.job import Job
 from pipeline.core.runner import Artifact
+from pipeline.core.store import Store
+from pipeline.kernels.cuts import Group, Work
+from pipeline.kernels.standing import ALL, standing
 
-VERSION = 3
+VERSION = 4
 
 
 @config
@@ -34,18 +45,45 @@ def run(
     cfg: Config,
     job: Job,
     scores: Annotated[Artifact, "evaluate"] | None = None,
+    scored: Files | None = None,
 ) -> None:
     for name, source in (("model", model.folder / "model"), ("annotator", annotator.folder)):
         shutil.rmtree(job.folder / name, ignore_errors=True)
         shutil.copytree(source, job.folder / name, ignore=shutil.ignore_patterns("manifest.json"))
-    card = job.folder / "model" / "icefloe.json"
-    told = json.loads(card.read_text()) | {"name": cfg.name}
-    card.write_text(json.dumps(told, indent=1) + "\n")
+    told = _add(job.folder / "model" / "icefloe.json", {"name": cfg.name})
+    judge = _add(job.folder / "annotator" / "annotator.json", {"data": annotator.key})
+    if scored is not None:
+        place = standing(partial(visit, scored, judge.get("column", "quality"), job))
+        (job.folder / "annotator" / "scores.json").write_text(json.dumps(place) + "\n")
     results = scores.facts["models"] if scores else {}
     (job.folder / "model" / "README.md").write_text(model_card(cfg, phases, results, annotator))
     (job.folder / "DATA.md").write_text(data_card(cfg, files, job))
     _checkpoints(job.folder / "checkpoints.csv", phases)
     job.facts |= {"name": cfg.name, "tokens": model.facts["tokens_seen"], "phase": told["phase"]}
+
+
+def _add(card: Path, more: dict[str, Any]) -> dict[str, Any]:
+    told = dict(json.loads(card.read_text())) | more
+    card.write_text(json.dumps(told, indent=1) + "\n")
+    return told
+
+
+def visit(files: Files, column: str, job: Job, work: Work) -> Iterator[tuple[str, Any]]:
+    """(language, what `work` makes of its scores) for each shard, and as much for all languages."""
+    items = [{"shard": s, "name": s.name} for s in files.shards]
+    rows = sum(s.rows for s in files.shards)
+    for found in job.each(partial(_visit, files.store, column, work), items, rows):
+        yield from found["languages"]
+
+
+def _visit(store: Store, column: str, work: Work, item: dict[str, Any]) -> dict[str, Any]:
+    table = read_shard(store, item["shard"], ["language", column])
+    names = pc.fill_null(table["language"], "not stated").to_numpy(zero_copy_only=False)
+    values = pc.cast(table[column], pa.float64()).to_numpy()[:, None]
+    uids, ones = halves(table["uid"]), np.ones(len(table), np.int64)
+    parts = {ALL: slice(None)} | {str(n): names == n for n in np.unique(names)}
+    groups = {n: Group(values[p], ones[p], uids[p]) for n, p in parts.items()}
+    return {"languages": [(n, work(n, g)) for n, g in groups.items()]}
 
 
 def model_card(

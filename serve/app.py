@@ -16,7 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
-from serve import annotations, chat, completions, fim, infill, listing, logs, tokens
+from serve import (
+    annotations,
+    chat,
+    classifying,
+    completions,
+    fim,
+    infill,
+    listing,
+    logs,
+    openapi,
+    page,
+    tokens,
+)
 from serve.guard import Guard, handle_errors
 from serve.keys import Keyring, env_keys, file_keys
 from serve.settings import Settings
@@ -28,7 +40,7 @@ SHARE = {"num_cpus": 0.5}
 """What Ray counts for a replica: it must start where a laptop's cores are taken (ours)."""
 AT_ONCE = 512
 """Requests that Serve lets into a replica; the engines' queues are shorter, and refuse first (ours)."""
-TOPICS = (listing, completions, fim, infill, chat, tokens, annotations)
+TOPICS = (listing, completions, fim, infill, chat, tokens, annotations, classifying, page)
 """Modules with `routes(state)`: all there is to ask."""
 
 
@@ -155,6 +167,7 @@ def load(args: Args) -> State:
         engines[name], facts[name] = loaded, _facts(model)
     if args.annotator is not None:
         state.judge = judges.load(args.annotator, threads=threads, device=device)
+        state.standing = judges.standing(args.annotator)
     state.engines, state.facts = engines, facts
     return state
 
@@ -182,4 +195,5 @@ def api(state: State, keys: Keyring | None = None) -> FastAPI:
     handle_errors(app)
     for topic in TOPICS:
         app.router.routes.extend(topic.routes(state).routes)  # walkable, unlike an included router
+    openapi.describe(app)
     return app

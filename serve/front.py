@@ -10,7 +10,8 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve.guard import envelope
+from serve import wire
+from serve.guard import TIMEOUT, TOLD, envelope
 from serve.logs import ID, SANE
 
 HIDDEN = "/-/routes"
@@ -18,12 +19,14 @@ HIDDEN = "/-/routes"
 
 
 def middlewares() -> Sequence[Middleware]:
-    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH: asked before the server is made."""
+    wire.install()
     return [Middleware(Front)]
 
 
 class Front:
-    """ASGI middleware: Serve's own errors as envelopes, its routes hidden, one sane request id."""
+    """ASGI middleware: Serve's own errors as envelopes, its routes hidden, one sane request id, and a
+    client's time limit for us alone."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -38,6 +41,9 @@ class Front:
         headers = MutableHeaders(scope=scope)
         if not SANE.fullmatch(headers.get(ID, "-")):
             del headers[ID]
+        if TIMEOUT in headers:
+            headers[TOLD] = headers[TIMEOUT]
+            del headers[TIMEOUT]
         await self.app(scope, receive, _Shaped(scope, receive, send))
 
 

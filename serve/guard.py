@@ -5,8 +5,10 @@ Knows nothing of models.
 
 import asyncio
 import math
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -21,10 +23,14 @@ from serve.settings import Settings
 
 OPEN = frozenset({"/health", "/ready"})
 """The routes that need no key and have no rate."""
+BASIC = 'Basic realm="Icefloe: the key is the password", charset="UTF-8"'
+"""What makes a browser ask its user for the key."""
 ANYONE = "anyone"
 """The client whom a rate counts where there are no keys."""
 TIMEOUT = "x-request-timeout-seconds"
 """The header by which a client allows less time than the settings do (Ray Serve's name)."""
+TOLD = "x-icefloe-timeout-seconds"
+"""Where `front` puts it, so that Serve does not end the request first, as plain text."""
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
 TYPES |= {408: "timeout_error", 503: "unavailable_error", 504: "timeout_error"}
 
@@ -99,18 +105,19 @@ class Guard:
         """The hash of the key that was sent, or ANYONE where none is asked."""
         if not self.keys:
             return ANYONE
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        known = self.keys.who(key.strip())
-        if scheme.lower() != "bearer" or known is None:
+        key = _key(headers)
+        known = None if key is None else self.keys.who(key)
+        if known is None:
             message = "send a key this server knows: `Authorization: Bearer KEY`"
-            more = {"www-authenticate": "Bearer"}
+            asks = BASIC if "text/html" in headers.get("accept", "") else "Bearer"
+            more = {"www-authenticate": asks}
             raise Refusal(401, message, code="invalid_api_key", headers=more)
         return known
 
 
 def _seconds(headers: Headers, most: float) -> float:
     """How long an answer may take: what the client allows, at most `most`."""
-    sent = headers.get(TIMEOUT)
+    sent = headers.get(TOLD, headers.get(TIMEOUT))
     try:
         seconds = most if sent is None else float(sent)
     except ValueError:
@@ -118,6 +125,21 @@ def _seconds(headers: Headers, most: float) -> float:
     if not seconds > 0:
         raise Refusal(400, f"{TIMEOUT} is {sent!r}: a number of seconds above 0", TIMEOUT)
     return min(seconds, most)
+
+
+def _key(headers: Headers) -> str | None:
+    """What was sent as a key: Bearer's, or Basic's password, which a browser sends for the page. Other
+    sites' pages make it send that too, and are told by their origin."""
+    scheme, _, sent = headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        return sent.strip()
+    origin = headers.get("origin")
+    try:
+        ours = origin is None or urlsplit(origin).netloc == headers.get("host")
+        known = b64decode(sent).decode().partition(":")[2]
+    except ValueError:
+        return None
+    return known if ours and scheme.lower() == "basic" else None
 
 
 class _Answer:
@@ -191,7 +213,9 @@ def _say(e: StarletteHTTPException, scope: Scope) -> JSONResponse:
 
 async def _refused(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, StarletteHTTPException)
-    if not isinstance(e, Refusal):  # the router's own 404 and 405
+    if e.status_code == 400 and not isinstance(e, Refusal):  # FastAPI's, for what json chokes on
+        e.detail = "the body cannot be read: it nests too deep, or has too long a number"
+    elif not isinstance(e, Refusal):  # the router's own 404 and 405
         e.detail = f"{request.method} {request.url.path}: {e.detail.lower()}; see /openapi.json"
     return _say(e, request.scope)
 

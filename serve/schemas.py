@@ -1,19 +1,16 @@
-"""What every request body has in common, and what the annotator takes and answers.
+"""What every request body has in common.
 
 A field that is not listed is accepted, has no effect, and is named in the response header
 `x-icefloe-ignored`; with `strict` it is refused instead. A null counts as not sent.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from serve.guard import Refusal
-
-MAX_FILES = 64
-"""Most files in one request (ours)."""
 
 
 def _encodable(text: str) -> str:
@@ -47,39 +44,6 @@ class Request(Part):
     """The id that `/v1/models` lists; may be left out."""
     strict: bool = False
     """Refuse fields that have no effect instead of naming them in a header."""
-
-
-class File(Part):
-    """A source file to judge by its text; `path` and `language` come back as they were sent."""
-
-    text: Text
-    path: Text | None = None
-    language: Text | None = None
-
-
-class AnnotateRequest(Request):
-    """`POST /v1/annotate`; `model` is the annotator's name."""
-
-    files: Annotated[list[File], Field(min_length=1, max_length=MAX_FILES)]
-
-
-class Annotation(BaseModel):
-    """`score` is the mean of the file's `windows`; `truncated`: some of it lies in no window."""
-
-    index: int
-    score: float
-    windows: list[float]
-    truncated: bool
-    path: str | None = None
-    language: str | None = None
-
-
-class AnnotateResponse(BaseModel):
-    """One annotation a file, in order."""
-
-    object: Literal["list"] = "list"
-    data: list[Annotation]
-    model: str
 
 
 def name_unknown(body: Request, response: Response) -> None:

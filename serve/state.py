@@ -4,11 +4,11 @@ Routes get it when they are made and ask it at every request, so that they exist
 do. Knows nothing of HTTP beyond the refusals it raises.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from serve.desk import Desk
+from serve.collector import Collector
 from serve.guard import Refusal
 from serve.metrics import Meters
 from serve.seeds import Numbering
@@ -17,17 +17,19 @@ from serve.settings import Settings
 if TYPE_CHECKING:  # torch and transformers take seconds; only the replica pays them
     from pipeline.model.engine import Engine
     from pipeline.model.judges import Judge
+    from pipeline.model.scorer import Score
 
 PLACES = 32
-"""Requests that may wait for one model, the running one included (ours)."""
+"""Requests that may wait for the judge, those at work included (ours)."""
 
 
 @dataclass
 class State:
     """Models by name, the first the default; none before they are loaded. `judge` may stay None.
 
-    `facts` by name are what a model was loaded with, for `/v1/models`. `settings` is replaced as a
-    whole when they change: read it at every request.
+    `facts` by name are what a model was loaded with, for `/v1/models`; `standing` is what export wrote
+    of the corpus's scores, if it did. `settings` is replaced as a whole when they change: read it at
+    every request.
     """
 
     engines: Mapping[str, "Engine"] = field(default_factory=dict)
@@ -37,9 +39,10 @@ class State:
     numbering: Numbering = field(default_factory=Numbering)
     places: int = PLACES
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    standing: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.judging = Desk(self.places)
+        self.judging = Collector(self._judge, self.places)
 
     @property
     def trouble(self) -> str | None:
@@ -84,6 +87,11 @@ class State:
         if asked not in (None, self.judge.name):
             raise _unknown(asked, [self.judge.name])
         return self.judge
+
+    def _judge(self, texts: Sequence[str]) -> "list[Score]":
+        judge = self.judged()
+        self.meters.batch(judge.name, len(texts))
+        return judge.score(texts, located=True)
 
 
 def _loading() -> Refusal:

@@ -148,6 +148,7 @@ def whole(source: Path) -> dict[str, Any]:
             "annotator": "annotator",
             "files": "tokens",
             "scores": "scores",
+            "scored": "scored",
             "phases": phases,
         },
     }

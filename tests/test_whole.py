@@ -61,6 +61,8 @@ def test_the_release_loads_without_our_code(made: tuple[Store, Manifests]) -> No
     assert model(ids).logits.shape[:2] == ids.shape
     assert tokenizer.decode(ids[0]) == "def f(x):\n    return x\n"
     assert AutoModelForSequenceClassification.from_pretrained(folder / "annotator").num_labels == 2
+    scores = json.loads((folder / "annotator" / "scores.json").read_text())
+    assert scores["all"]["documents"] == made[1]["scored"]["rows"]["kept"]
     card = json.loads((folder / "model/icefloe.json").read_text())
     assert (card["phase"], card["infill"]) == ("phase3", True)
     assert (folder / "checkpoints.csv").read_text().count("\n") == 1 + 3 * 2

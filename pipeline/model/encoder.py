@@ -55,9 +55,9 @@ def train_annotator(
         tokenizer = _tokenizer(tokenizer_json, cfg, folder)
         torch.manual_seed(cfg.seed)  # of the new weights; `borrowed` puts the old state back
         model = _start(tokenizer.get_vocab_size(), cfg).to(device)
-        cut = [parts for parts, _ in windows(tokenizer, texts, cfg.window)]
-        truth = np.repeat(np.asarray(labels, dtype=np.int64), [len(parts) for parts in cut])
-        loss = _classify(model, [w for parts in cut for w in parts], truth, cfg)
+        cuts = [cut.rows for cut in windows(tokenizer, texts, cfg.window)]
+        truth = np.repeat(np.asarray(labels, dtype=np.int64), list(map(len, cuts)))
+        loss = _classify(model, [row for rows in cuts for row in rows], truth, cfg)
     _publish(model, cfg, folder)
     return {"windows": len(truth), "loss_last": loss}
 

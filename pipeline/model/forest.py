@@ -210,7 +210,7 @@ def _save(trees: Trees, folder: Path, told: dict[str, Any], report: dict[str, An
 
 
 class Forest:
-    """One loaded forest with the model that reads files for it; a judge of kind `forest`."""
+    """One loaded forest with the model that reads files for it; a judge of kind `forest`, no classifier."""
 
     def __init__(
         self,
@@ -229,18 +229,15 @@ class Forest:
             raise ValueError(f"{path} is no forest: no forest.safetensors")
         if threads is not None:
             torch.set_num_threads(threads)
-        card = json.loads((path / "annotator.json").read_text())
-        self.name, self.column, self.window = (
-            str(card["name"]),
-            str(card["column"]),
-            int(card["window"]),
-        )
+        self.card = card = json.loads((path / "annotator.json").read_text())
+        self.name, self.column = str(card["name"]), str(card["column"])
+        self.window, self.labels = int(card["window"]), ()
         self.trees = Trees(**load_file(path / "forest.safetensors"), depth=int(card["depth"]))
         self.reader = Reader(path, self.window, card["pool"], device)
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
+    def score(self, texts: Sequence[str], located: bool = False) -> list[Score]:
         """One Score a text, in order. Its windows are averaged before the trees see them, so the
         score is its only window score."""
-        vectors, truncated = self.reader.vectors(texts)
-        found = predict(self.trees, vectors).tolist()
-        return [Score(s, (s,), bool(t)) for s, t in zip(found, truncated, strict=True)]
+        vectors, seen = self.reader.vectors(texts, located)
+        found = zip(predict(self.trees, vectors).tolist(), seen, strict=True)
+        return [Score(s, (s,), r.truncated, r.spans, r.tokens) for s, r in found]

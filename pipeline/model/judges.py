@@ -19,13 +19,15 @@ Precision = Literal["exact", "int8"]
 
 
 class Judge(Protocol):
-    """What every kind is. `name` as its card says."""
+    """What every kind is. `name` as its `card` says; `labels` of a classifier, the second the good."""
 
     name: str
     column: str
+    card: dict[str, Any]
+    labels: tuple[str, ...]
 
-    def score(self, texts: Sequence[str]) -> list[Score]:
-        """One Score a text, in order."""
+    def score(self, texts: Sequence[str], located: bool = False) -> list[Score]:
+        """One Score a text, in order; with its windows' places if `located`."""
 
 
 @cache
@@ -61,6 +63,12 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"{folder} is no annotator folder: no annotator.json")
     return dict(json.loads(path.read_text()))
+
+
+def standing(folder: str | Path) -> dict[str, Any]:
+    """What a release says of the corpus's scores (`kernels.standing`); empty where it does not."""
+    path = Path(folder) / "scores.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
 def column(card: dict[str, Any]) -> str:

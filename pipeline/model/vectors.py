@@ -7,7 +7,7 @@ embedding of a pretrained CodeGen). Knows nothing of what the vectors are for.
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -72,6 +72,14 @@ def _missing(source: str, what: str, error: Exception) -> StageError:
     return StageError(f"{source}: no {what} could be loaded ({said:.200}); name another encoder")
 
 
+class Seen(NamedTuple):
+    """What was read of a text: whether not all of it, the windows' places if asked, their tokens."""
+
+    truncated: bool
+    spans: tuple[tuple[int, int], ...]
+    tokens: int
+
+
 class Reader:
     """A loaded model that turns texts into vectors; the tokenizer's own added tokens frame windows."""
 
@@ -81,28 +89,30 @@ class Reader:
         self.window, self.pool = window, pool
         self.model = _model(folder, local_files_only=True).to(device)
 
-    def vectors(self, texts: Sequence[str]) -> tuple[F32, NDArray[np.bool_]]:
-        """(texts, width) float32, and whether some of a text lies in no window.
+    def vectors(self, texts: Sequence[str], located: bool = False) -> tuple[F32, list[Seen]]:
+        """(texts, width) float32, and what was read of each text.
 
         Batches depend on the texts of one call, so another order may round differently.
         """
-        parts = [self._some(texts[k : k + _AT_ONCE]) for k in range(0, len(texts), _AT_ONCE)]
+        starts = range(0, len(texts), _AT_ONCE)
+        parts = [self._some(texts[k : k + _AT_ONCE], located) for k in starts]
         if not parts:
-            return np.zeros((0, self.model.config.hidden_size), np.float32), np.zeros(0, bool)
-        return np.concatenate([v for v, _ in parts]), np.concatenate([t for _, t in parts])
+            return np.zeros((0, self.model.config.hidden_size), np.float32), []
+        return np.concatenate([v for v, _ in parts]), [seen for _, some in parts for seen in some]
 
-    def _some(self, texts: Sequence[str]) -> tuple[F32, NDArray[np.bool_]]:
-        cut = windows(self.tokenizer, texts, self.window)
-        rows = [w if len(w) else np.zeros(1, np.int32) for ws, _ in cut for w in ws]
+    def _some(self, texts: Sequence[str], located: bool) -> tuple[F32, list[Seen]]:
+        cuts = windows(self.tokenizer, texts, self.window, located)
+        rows = [w if len(w) else np.zeros(1, np.int32) for cut in cuts for w in cut.rows]
         pooled = np.zeros((len(rows), self.model.config.hidden_size), np.float64)
         order = sorted(range(len(rows)), key=lambda k: -len(rows[k]))
         while order:
             size = max(1, _BUDGET // len(rows[order[0]]))
             batch, order = order[:size], order[size:]
             pooled[batch] = self._pooled([rows[k] for k in batch])
-        ends = np.cumsum([len(ws) for ws, _ in cut])
+        ends = np.cumsum([len(cut.rows) for cut in cuts])
         means = [part.mean(0) for part in np.split(pooled, ends[:-1])]
-        return np.array(means, np.float32), np.array([truncated for _, truncated in cut], bool)
+        seen = [Seen(c.truncated, c.spans, sum(map(len, c.rows))) for c in cuts]
+        return np.array(means, np.float32), seen
 
     @torch.inference_mode()
     def _pooled(self, rows: Sequence[NDArray[np.int32]]) -> NDArray[np.float64]:

@@ -193,7 +193,7 @@ def _compared(
     scorer: Scorer,
 ) -> dict[str, Any]:
     """The plain ways, window by window; medians over the rounds."""
-    lengths = [len(parts[0]) for parts, _ in windows(scorer.tokenizer, texts, WINDOW)]
+    lengths = [len(cut.rows[0]) for cut in windows(scorer.tokenizer, texts, WINDOW)]
     ratio = {
         name: statistics.median(
             r / own for r, own in zip(spent["transformers"], spent[name], strict=True)

@@ -61,7 +61,7 @@ def train_head(model: Any, table: pa.Table, folder: Path) -> None:
     good = [
         documented(*pair) >= 0.7 for pair in zip(texts, table["language"].to_pylist(), strict=True)
     ]
-    cut = [parts for parts, _ in windows(plain_tokenizer(folder / "tokenizer.json"), texts, WINDOW)]
+    cut = [c.rows for c in windows(plain_tokenizer(folder / "tokenizer.json"), texts, WINDOW)]
     x = first_states(model, [w for parts in cut for w in parts])
     y = torch.tensor([int(g) for g, parts in zip(good, cut, strict=True) for _ in parts])
     weight = len(y) / torch.bincount(y, minlength=2).clamp(min=1)

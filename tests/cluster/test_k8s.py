@@ -307,6 +307,29 @@ def test_serve_can_build_what_the_service_names() -> None:
     assert int(limits["limits"]["cpu"]) >= deployment["ray_actor_options"]["num_cpus"]
 
 
+def test_the_config_to_deploy_is_the_services() -> None:
+    alone = (ROOT / "k8s" / "serve.yaml").read_text()
+    assert yaml.safe_load(alone) == yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])
+    assert list(serve_faults(alone)) == []
+
+
+def test_the_services_settings_are_ours() -> None:
+    from serve.app import Icefloe
+    from serve.settings import Settings
+
+    (application,) = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])["applications"]
+    (deployment,) = application["deployments"]
+    settings = Settings.model_validate(deployment["user_config"])
+    served = yaml.safe_load(manifest("rayservice")["spec"]["serveConfigV2"])["http_options"]
+    assert settings.timeout_s < served["request_timeout_s"]
+    pod = groups(manifest("rayservice"))[1]["template"]["spec"]
+    assert deployment["graceful_shutdown_timeout_s"] < pod["terminationGracePeriodSeconds"]
+    assert Icefloe.name == deployment["name"]  # type: ignore[attr-defined]
+    environment = {e["name"]: e.get("value") for e in pod["containers"][0]["env"]}
+    module, _, name = environment["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"].partition(":")
+    assert getattr(importlib.import_module(module), name)()
+
+
 def put(path: str, value: Any) -> Callable[[Manifest], None]:
     """A change of a manifest: dotted path, numbers are list places."""
 

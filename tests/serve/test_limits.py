@@ -16,6 +16,7 @@ from serve.app import api
 from serve.limits import Rates, _duration
 from serve.settings import Settings
 from serve.state import State
+from serve.wire import Wire
 
 
 class Clock:
@@ -66,7 +67,7 @@ def port(state: State) -> Iterator[int]:
     served = api(State(state.engines, state.judge, settings))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(served, log_level="warning"))
+        server = uvicorn.Server(uvicorn.Config(served, http=Wire, log_level="warning"))
         run = asyncio.new_event_loop().run_until_complete
         thread = threading.Thread(target=lambda: run(server.serve([listening])))
         thread.start()

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.core.schema import END, SPECIALS
@@ -44,16 +46,35 @@ def test_windows_are_top_middle_and_bottom(
 ) -> None:
     text = text_of(scorer, tokens)
     ids = scorer.tokenizer.encode(text, add_special_tokens=False).ids
-    [(parts, cut)] = windows(scorer.tokenizer, [text], 32)
+    [(parts, cut, _)] = windows(scorer.tokenizer, [text], 32)
     assert [p.tolist() for p in parts] == [[END, *ids[s : s + 31]] for s in starts]
     assert cut is truncated
     assert scorer.score([text])[0].truncated is truncated
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(text=st.text(max_size=400))
+def test_windows_lie_where_their_text_is(scorer: Scorer, text: str) -> None:
+    [(parts, truncated, spans)] = windows(scorer.tokenizer, [text], 32, located=True)
+    assert len(spans) == len(parts)
+    assert (spans[0][0], spans[-1][1]) == (0, len(text))
+    holes = any(b[0] > a[1] for a, b in pairwise(spans))
+    assert holes <= truncated
+    for part, (start, end) in zip(parts, spans, strict=True):
+        assert scorer.tokenizer.decode(part.tolist()).strip("\ufffd") in text[start:end]
+
+
+def test_places_are_told_only_when_asked(scorer: Scorer) -> None:
+    [plain], [located] = (scorer.score([TEXTS[1]], located=at) for at in (False, True))
+    assert plain.spans == ()
+    assert located == replace(plain, spans=located.spans)
+    assert located.tokens == sum(map(len, windows(scorer.tokenizer, [TEXTS[1]], 32)[0].rows))
+
+
 def test_a_score_is_the_mean_of_its_windows_softmax(scorer: Scorer) -> None:
     text = text_of(scorer, 200)
     [got] = scorer.score([text])
-    [(parts, _)] = windows(scorer.tokenizer, [text], 32)
+    [(parts, _, _)] = windows(scorer.tokenizer, [text], 32)
     for part, value in zip(parts, got.windows, strict=True):
         logits = scorer.model(torch.tensor(part[None].astype(np.int64))).logits.detach()
         assert value == pytest.approx(float(logits.softmax(-1)[0, 1]), abs=1e-5)
@@ -74,7 +95,7 @@ def test_order_and_values_do_not_depend_on_the_batch(
 
 
 def test_special_tokens_spelled_in_a_file_are_text(scorer: Scorer) -> None:
-    [(parts, _)] = windows(scorer.tokenizer, [f"a{SPECIALS[END]}"], 32)
+    [(parts, _, _)] = windows(scorer.tokenizer, [f"a{SPECIALS[END]}"], 32)
     assert parts[0].tolist().count(END) == 1
     assert frame(scorer.tokenizer) == ([END], [])
 
@@ -82,7 +103,7 @@ def test_special_tokens_spelled_in_a_file_are_text(scorer: Scorer) -> None:
 def test_one_output_is_given_raw(tmp_path: Path) -> None:
     scorer = Scorer(tiny_annotator_folder(tmp_path, labels=1))
     [got] = scorer.score([TEXTS[0]])
-    [(parts, _)] = windows(scorer.tokenizer, [TEXTS[0]], scorer.window)
+    [(parts, _, _)] = windows(scorer.tokenizer, [TEXTS[0]], scorer.window)
     ids = torch.tensor(parts[0][None].astype(np.int64))
     assert got.windows[0] == pytest.approx(float(scorer.model(ids).logits.detach()[0, 0]), abs=1e-4)
 

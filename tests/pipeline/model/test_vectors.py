@@ -27,11 +27,14 @@ def test_vectors_are_those_of_transformers(source: Path, tmp_path: Path, pool: A
     window = publish(str(source), 24, tmp_path / "judge")
     reader = Reader(tmp_path / "judge", window, pool)
     texts = [*TEXTS, LONG, "x", ""]
-    found, truncated = reader.vectors(texts)
+    found, seen = reader.vectors(texts, located=True)
     model = AutoModel.from_pretrained(source).eval()
     for text, vector in zip(texts, found, strict=True):
         np.testing.assert_allclose(vector, plainly(model, reader, text, pool), atol=2e-5)
-    assert truncated.tolist() == [text == LONG for text in texts]
+    assert [s.truncated for s in seen] == [text == LONG for text in texts]
+    assert all(
+        s.spans[0][0] == 0 and s.spans[-1][1] == len(t) for s, t in zip(seen, texts, strict=True)
+    )
 
 
 def plainly(model: Any, reader: Reader, text: str, pool: str) -> Any:
