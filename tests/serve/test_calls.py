@@ -53,6 +53,7 @@ def test_a_client_that_leaves_a_stream_frees_its_slot(
         next(answer.iter_lines())
         assert engine.load().running == 1
     assert idle(engine)
+    assert f'route="{path}",status="499"' in asked.get("/metrics").text
 
 
 def test_a_client_that_no_longer_waits_frees_its_slot(asked: httpx.Client, engine: Engine) -> None:
