@@ -109,6 +109,7 @@ class Calls:
     async def _leave(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        request.state.gone = True
         self.cancel()  # at once: whoever iterates may be stuck writing to the client
         self._events.put_nowait(Refusal(499, "the client has gone", code="client_closed_request"))
 

@@ -18,8 +18,10 @@ from serve.state import State
 
 MAX_CHOICES = 16
 """Most completions of one prompt (ours)."""
+MAX_STOPS = 64
+"""Most stop strings (ours; Continue sends some twenty)."""
 
-Stop = Text | Annotated[list[Text], Field(max_length=16)]
+Stop = Text | Annotated[list[Text], Field(max_length=MAX_STOPS)]
 
 
 class StreamOptions(Part):

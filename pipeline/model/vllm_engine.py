@@ -69,6 +69,7 @@ class Vllm:
         """
         path = Path(folder)
         possible(path, device, precision)
+        self.folder = path
         self.slots, self.queue = slots, queue
         self._lock, self._numbers, self._closed = threading.Lock(), count(), False
         self._calls: dict[_Asked, Future[None]] = {}

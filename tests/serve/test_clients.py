@@ -1,6 +1,5 @@
 """Clients of other makers, unchanged, on a real server: `openai`, `lm_eval`, llama.vim's calls."""
 
-import os
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,13 @@ from tests.serve.test_chat import TEMPLATE
 from tests.tiny import tiny_model_folder
 
 KEY = "an-open-secret"
-os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OPENAI_API_KEY": KEY}
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub; and the key where lm_eval looks for it."""
+    for name, value in (("HF_HUB_OFFLINE", "1"), ("OPENAI_API_KEY", KEY)):
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +35,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(folder: Path) -> Engine:
-    return load(folder, threads=1, slots=2, queue=8)
+def engine(folder: Path) -> Iterator[Engine]:
+    engine = load(folder, threads=1, slots=2, queue=8)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

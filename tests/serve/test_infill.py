@@ -1,6 +1,8 @@
 """`/infill`: llama.cpp's answer and events, what is cut, what is only read, how it ends in time."""
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,17 @@ def test_a_call_for_nothing_warms_the_cache(client: TestClient) -> None:
     assert answer == {"content": "", "tokens_predicted": 0, "stop": True}
 
 
+def test_what_was_read_ahead_is_not_read_again(client: TestClient, state: State) -> None:
+    engine = state.engine()[1]
+    ahead = {"input_extra": [{"filename": "a.py", "text": "class Ahead:\n    z = 1, 2, 3, 4\n"}]}
+    answer = client.post("/infill", json=ahead | {"n_predict": 0})
+    while engine.load().running + engine.load().waiting:
+        time.sleep(0.01)
+    found = infilled(client, **ahead)
+    assert found["tokens_cached"] >= answer.json()["tokens_evaluated"] - 3
+    assert found["timings"]["prompt_n"] == found["tokens_evaluated"] - found["tokens_cached"]
+
+
 def test_time_ends_an_answer_that_is_not_an_error(client: TestClient) -> None:
     answer = infilled(client, n_predict=-1, t_max_predict_ms=1)
     assert answer["stop_type"] == "limit"
@@ -116,8 +129,10 @@ def test_long_text_is_cut_and_said_to_be(client: TestClient) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(tiny_model_folder(tmp_path_factory.mktemp("model"), masks=3), threads=1)
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = load(tiny_model_folder(tmp_path_factory.mktemp("model"), masks=3), threads=1)
+    yield engine
+    engine.close()
 
 
 words = st.text(alphabet="ab\n é🧊", max_size=300)
