@@ -12,7 +12,6 @@ from fastapi import Request as Asked
 
 from pipeline.core.languages import language_of
 from pipeline.kernels.standing import percentile
-from serve.generating import seconds
 from serve.judgements import (
     AnnotateRequest,
     AnnotateResponse,
@@ -63,8 +62,7 @@ async def judged(
     """One score a text of a request, together with whatever else there is to judge."""
     judge = state.judged(body.model)
     name_unknown(body, response)
-    limit = seconds(request, state.settings.timeout_s)
-    scores = await state.judging.answer(request, texts, limit)
+    scores = await state.judging.answer(request, texts)
     watch = state.meters.watch(request, judge.name)
     watch.files(len(scores), sum(len(s.windows) for s in scores))
     return scores

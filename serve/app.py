@@ -25,6 +25,7 @@ from serve import (
     infill,
     listing,
     logs,
+    openapi,
     page,
     tokens,
 )
@@ -194,4 +195,5 @@ def api(state: State, keys: Keyring | None = None) -> FastAPI:
     handle_errors(app)
     for topic in TOPICS:
         app.router.routes.extend(topic.routes(state).routes)  # walkable, unlike an included router
+    openapi.describe(app)
     return app

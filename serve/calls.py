@@ -1,8 +1,7 @@
 """One request's calls on an engine, followed from the event loop that answers it.
 
-The engine tells its pieces from its own thread; here they arrive in one queue, and so do the
-client's leaving and the end of the time it has. Either ends all calls. Knows nothing of any shape
-of request or answer.
+The engine tells its pieces from its own thread; here they arrive in one queue, and so does the
+client's leaving, which ends all calls. Knows nothing of any shape of request or answer.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ class Calls:
 
     Iterate for (row number, piece), in the order in which they come; a row's last piece has a
     finish_reason. Raises Refusal: 429 at once where the queue is full, later 499 when the client
-    has gone and 504 after `seconds`. Whatever ends the iteration ends the calls.
+    has gone. Whatever ends the iteration ends the calls.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class Calls:
         rows: Sequence[Row],
         sampling: Sampling,
         request: Request,
-        seconds: float,
         watch: Watch,
     ) -> None:
         self._engine, self._sampling = engine, sampling
@@ -59,7 +57,6 @@ class Calls:
         self._submit()
         if not self._running:
             raise full()
-        self._timer = self._loop.call_later(seconds, self._end, _late(seconds))
         self._guard = self._loop.create_task(self._leave(request))
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, Piece]]:
@@ -73,7 +70,6 @@ class Calls:
                     yield event
                 self._submit()
         finally:
-            self._timer.cancel()
             self._guard.cancel()
             self.cancel()
 
@@ -113,12 +109,8 @@ class Calls:
     async def _leave(self, request: Request) -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        self._end(Refusal(499, "the client has gone", code="client_closed_request"))
-
-    def _end(self, reason: Refusal) -> None:
-        # At once, not when the reader gets here: it may be stuck writing to the client.
-        self.cancel()
-        self._events.put_nowait(reason)
+        self.cancel()  # at once: whoever iterates may be stuck writing to the client
+        self._events.put_nowait(Refusal(499, "the client has gone", code="client_closed_request"))
 
 
 def whole(pieces: Sequence[Piece]) -> Piece:
@@ -131,6 +123,7 @@ def whole(pieces: Sequence[Piece]) -> Piece:
         finish_reason=pieces[-1].finish_reason,
         prompt=pieces[0].prompt,
         cached_tokens=pieces[0].cached_tokens,
+        sentinel=pieces[-1].sentinel,
     )
 
 
@@ -145,8 +138,3 @@ def full() -> Refusal:
     """A queue without a place."""
     message = "too many requests wait for this model; try again shortly"
     return Refusal(429, message, code="queue_full", headers=AGAIN)
-
-
-def _late(seconds: float) -> Refusal:
-    message = f"no answer within {seconds:g} s: ask for fewer tokens, or allow more time"
-    return Refusal(504, message, code="timeout")

@@ -20,7 +20,7 @@ from serve.calls import Calls, Row, settled, whole
 from serve.completion_schemas import CompletionRequest, CompletionResponse
 from serve.generating import begin, sampling, text_ids, too_long, usage
 from serve.guard import Refusal
-from serve.logprobs import Token
+from serve.logprobs import Reader, Token
 from serve.schemas import name_unknown
 from serve.state import State
 
@@ -76,8 +76,7 @@ def _understand(body: CompletionRequest, name: str, engine: Engine, state: State
         prompt_logprobs=body.echo and body.logprobs is not None,
     )
     prompts = [_ids(prompt, body, name, engine) for prompt in body.prompts]
-    pairs = zip(body.prompts, prompts, strict=True)
-    echoes = [_echo(sent, ids, body, engine) for sent, ids in pairs]
+    echoes = [_echo(k, ids, body, engine) for k, ids in enumerate(prompts)]
     return Asked(name, engine, prompts, echoes, how)
 
 
@@ -105,9 +104,10 @@ def _checked(ids: list[int], engine: Engine) -> list[int]:
     return ids
 
 
-def _echo(sent: str | list[int], ids: list[int], body: CompletionRequest, engine: Engine) -> str:
+def _echo(k: int, ids: list[int], body: CompletionRequest, engine: Engine) -> str:
     if not body.echo:
         return ""
+    sent = body.prompts[k]
     if isinstance(sent, str) and body.truncate_prompt_tokens is None:
         return sent
     return str(engine.tokenizer.decode(ids, skip_special_tokens=False))
@@ -139,7 +139,7 @@ class _Writer:
 
     def __init__(self, asked: Asked, body: CompletionRequest) -> None:
         self._asked, self._body = asked, body
-        self._ends: dict[int, int] = {}
+        self._readers: dict[int, Reader] = {}
         self._completion, self._cached = 0, 0
         self.frame = {
             "id": f"cmpl-{uuid.uuid4().hex}",
@@ -150,22 +150,19 @@ class _Writer:
 
     def choice(self, k: int, piece: Piece) -> dict[str, Any]:
         """Row `k`'s next piece."""
-        first, prompt = k not in self._ends, k // self._body.n
-        text = self._asked.echoes[prompt] + piece.text if first else piece.text
+        echo = "" if k in self._readers else self._asked.echoes[k // self._body.n]
         reason = settled(piece)
         self._completion += len(piece.tokens)
         self._cached += piece.cached_tokens if k % self._body.n == 0 else 0
         shown = self._logprobs(k, piece)
-        return {"index": k, "text": text, "logprobs": shown, "finish_reason": reason}
+        return {"index": k, "text": echo + piece.text, "logprobs": shown, "finish_reason": reason}
 
     def _logprobs(self, k: int, piece: Piece) -> dict[str, Any] | None:
-        start = self._ends.setdefault(k, 0)
+        reader = self._readers.setdefault(k, Reader())
         if self._body.logprobs is None:
             return None
         tokens = _tokens(self._asked.prompts[k // self._body.n], piece)
-        tokenizer = self._asked.engine.tokenizer
-        self._ends[k] = start + logprobs.characters(tokenizer, tokens)
-        return logprobs.columns(tokenizer, tokens, start)
+        return logprobs.columns(self._asked.engine.tokenizer, tokens, reader)
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -176,5 +173,4 @@ class _Writer:
 
 def _tokens(prompt: Sequence[int], piece: Piece) -> list[Token]:
     before = zip(prompt, *piece.prompt, strict=True) if piece.prompt else ()
-    written = zip(piece.tokens, piece.logprobs, piece.top, strict=True)
-    return [Token(*t) for t in (*before, *written)]
+    return [*(Token(*t) for t in before), *logprobs.written(piece)]

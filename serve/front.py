@@ -10,6 +10,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve import wire
 from serve.guard import envelope
 from serve.logs import ID, SANE
 
@@ -18,7 +19,8 @@ HIDDEN = "/-/routes"
 
 
 def middlewares() -> Sequence[Middleware]:
-    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""
+    """For RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH: asked before the server is made."""
+    wire.install()
     return [Middleware(Front)]
 
 

@@ -3,7 +3,6 @@
 Knows nothing of the shapes in which the routes answer.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -19,8 +18,6 @@ from serve.state import State
 
 MAX_CHOICES = 16
 """Most completions of one prompt (ours)."""
-TIMEOUT = "x-request-timeout-seconds"
-"""The header by which a client wants less time than the settings allow (Ray Serve's name)."""
 
 Stop = Text | Annotated[list[Text], Field(max_length=16)]
 
@@ -49,11 +46,11 @@ class Generating(Request):
     """Taken off the logit of every token that the answer has already, -2 to 2."""
     frequency_penalty: float = 0.0
     """The same, as often as the answer has it."""
-    logit_bias: dict[int, float] = {}
+    logit_bias: dict[int, float] = Field(default={})
     """Token ids and what is added to their logits, -100 to 100."""
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     """Completions of each prompt."""
-    stop: Stop = []
+    stop: Stop = Field(default=[])
     """Strings that end the text; they are not part of it."""
     seed: int | None = None
     """Choice i draws from (seed, i): the same request has the same answer."""
@@ -144,18 +141,6 @@ def begin(
     how: Sampling,
 ) -> Calls:
     """The rows' calls, already under way. Refusals as `Calls`."""
+    state.check_ready()
     engine = state.engines[model]
-    watch = state.meters.watch(request, model)
-    return Calls(engine, rows, how, request, seconds(request, state.settings.timeout_s), watch)
-
-
-def seconds(request: Asked, most: float) -> float:
-    """How long an answer may take: what the client allows, at most `most`."""
-    sent = request.headers.get(TIMEOUT)
-    try:
-        allowed = most if sent is None else float(sent)
-    except ValueError:
-        allowed = math.nan
-    if not 0 < allowed:
-        raise Refusal(400, f"{TIMEOUT} is {sent!r}: a number of seconds above 0", TIMEOUT)
-    return min(allowed, most)
+    return Calls(engine, rows, how, request, state.meters.watch(request, model))

@@ -4,6 +4,7 @@ Knows nothing of models.
 """
 
 import asyncio
+import math
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,6 +27,8 @@ BASIC = 'Basic realm="Icefloe: the key is the password", charset="UTF-8"'
 """What makes a browser ask its user for the key."""
 ANYONE = "anyone"
 """The client whom a rate counts where there are no keys."""
+TIMEOUT = "x-request-timeout-seconds"
+"""The header by which a client allows less time than the settings do (Ray Serve's name)."""
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
 TYPES |= {408: "timeout_error", 503: "unavailable_error", 504: "timeout_error"}
 
@@ -57,19 +60,21 @@ class Guard:
             return await self.app(scope, receive, send)
         settings = self.settings()
         more: dict[str, str] = {}
-        answer, deadline = _Answer(send, more), asyncio.timeout(settings.timeout_s)
+        answer, deadline = _Answer(send, more), asyncio.timeout(None)
         try:
             if scope["path"] not in OPEN:
                 more |= self._admit(scope, settings)
             body = _refusing(limited(scope, receive, settings.max_body, settings.body_timeout_s))
+            seconds = _seconds(Headers(scope=scope), settings.timeout_s)
             async with deadline:
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
                 await self.app(scope, body, answer)
         except Refusal as e:
             await _say(e, scope)(scope, receive, answer)
         except TimeoutError:
             if not deadline.expired():
                 raise
-            message = f"no answer in {settings.timeout_s:g} s: ask for less, or later"
+            message = f"no answer in {seconds:g} s: ask for less, or later"
             await answer.end(Refusal(504, message, code="timeout"), scope, receive)
 
     def _admit(self, scope: Scope, settings: Settings) -> dict[str, str]:
@@ -121,6 +126,18 @@ def _key(headers: Headers) -> str | None:
     except ValueError:
         return None
     return known if ours and scheme.lower() == "basic" else None
+
+
+def _seconds(headers: Headers, most: float) -> float:
+    """How long an answer may take: what the client allows, at most `most`."""
+    sent = headers.get(TIMEOUT)
+    try:
+        seconds = most if sent is None else float(sent)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise Refusal(400, f"{TIMEOUT} is {sent!r}: a number of seconds above 0", TIMEOUT)
+    return min(seconds, most)
 
 
 class _Answer:
@@ -194,7 +211,9 @@ def _say(e: StarletteHTTPException, scope: Scope) -> JSONResponse:
 
 async def _refused(request: Request, e: Exception) -> JSONResponse:
     assert isinstance(e, StarletteHTTPException)
-    if not isinstance(e, Refusal):  # the router's own 404 and 405
+    if e.status_code == 400 and not isinstance(e, Refusal):  # FastAPI's, for what json chokes on
+        e.detail = "the body cannot be read: it nests too deep, or has too long a number"
+    elif not isinstance(e, Refusal):  # the router's own 404 and 405
         e.detail = f"{request.method} {request.url.path}: {e.detail.lower()}; see /openapi.json"
     return _say(e, request.scope)
 

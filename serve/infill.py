@@ -45,7 +45,7 @@ class InfillRequest(Body):
     """The text before the cursor's line."""
     input_suffix: Text = ""
     """The text after the cursor."""
-    input_extra: Annotated[list[Extra], Field(max_length=256)] = []
+    input_extra: Annotated[list[Extra], Field(max_length=256)] = Field(default=[])
     """Other files of the repository; what does not fit is left out, the first before the last."""
     prompt: Text = ""
     """The cursor's line so far; it stands where the answer begins."""
@@ -67,7 +67,7 @@ class InfillRequest(Body):
     """As in OpenAI's completions."""
     frequency_penalty: float = 0.0
     """As in OpenAI's completions."""
-    stop: Stop = []
+    stop: Stop = Field(default=[])
     """Strings that end the text; they are not part of it."""
     seed: int = -1
     """-1 draws one from the operating system."""
@@ -75,7 +75,7 @@ class InfillRequest(Body):
     """As in `/v1/completions`."""
     stream: bool = False
     """Server-sent events; the last one has `stop`."""
-    response_fields: list[str] = []
+    response_fields: list[str] = Field(default=[])
     """Only these fields of the answer; `timings/prompt_n` names one within another."""
 
 
@@ -92,7 +92,7 @@ def routes(state: State) -> APIRouter:
         fitted = await asyncio.to_thread(_fit, body, engine)
         teller = _Teller(name, body, engine, fitted)
         if body.n_predict == 0:
-            _warm(engine, fitted.ids, how)
+            _warm(engine, fitted.ids)
             return events.answer(teller.end(Piece(finish_reason="length")), response)
         seed, scope = how.seed, body.seed_scope or state.settings.seed_scope
         (sample,) = state.numbering.samples(name, [fitted.ids], 1, seed, scope)
@@ -130,10 +130,11 @@ def _fit(body: InfillRequest, engine: Engine) -> Fitted:
         raise too_long(str(e)) from None
 
 
-def _warm(engine: Engine, ids: Sequence[int], how: Sampling) -> None:
+def _warm(engine: Engine, ids: Sequence[int]) -> None:
     """Have the prompt read; nobody waits for it."""
     try:
-        engine.submit(ids, how, lambda _: None)
+        # One token: an engine need not read what nothing is to follow.
+        engine.submit(ids, Sampling(max_tokens=1), lambda _: None)
     except Full:
         raise full() from None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
 
@@ -36,7 +37,7 @@ def routes(state: State) -> APIRouter:
         state.check_ready()
         return {"status": "ready", "models": [*state.engines]}
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus' text, of the replica that answers."""
         return Response(state.meters.text(_gauges(state)), media_type=CONTENT_TYPE_LATEST)

@@ -4,6 +4,7 @@ A token that is no whole character is spelt by its bytes, as OpenAI does: "bytes
 Knows nothing of requests.
 """
 
+from codecs import getincrementaldecoder
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from tokenizers import Tokenizer
 from tokenizers.decoders import ByteLevel
 from tokenizers.pre_tokenizers import ByteLevel as Alphabet
+
+from pipeline.model.engine import Piece
 
 LOWEST = -9999.0
 """What stands for minus infinity, which JSON has no word for (OpenAI)."""
@@ -25,26 +28,42 @@ class Token(NamedTuple):
 
 
 class Spelt(NamedTuple):
-    """How a token is shown, its bytes, and how many characters begin in it."""
+    """How a token is shown, and its bytes."""
 
     text: str
     raw: bytes
-    begins: int
 
 
-def columns(tokenizer: Tokenizer, tokens: Sequence[Token], start: int) -> dict[str, Any]:
-    """Completions' shape. Offsets are characters into the choice's text, from `start` on."""
+def written(piece: Piece) -> list[Token]:
+    """What was generated, the special token that ended it included, as OpenAI's is: lm_eval drops
+    the last entry of every answer."""
+    tokens = zip(piece.tokens, piece.logprobs, piece.top, strict=True)
+    end = [] if piece.sentinel is None else [Token(*piece.sentinel)]
+    return [*(Token(*t) for t in tokens), *end]
+
+
+class Reader:
+    """Where in a text its tokens begin, one after the other."""
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+        self._at = 0
+
+    def place(self, raw: bytes) -> int:
+        """The character that the next token begins with, or within."""
+        at = self._at
+        self._at += len(self._decoder.decode(raw))
+        return at
+
+
+def columns(tokenizer: Tokenizer, tokens: Sequence[Token], reader: Reader) -> dict[str, Any]:
+    """Completions' shape. Offsets are characters into the choice's text, as far as `reader` is."""
     spelt = [spell(tokenizer, t.id) for t in tokens]
-    offsets = []
-    for s in spelt:
-        # A token that begins within a character stands where that character does.
-        offsets.append(start if s.begins or not s.raw else max(start - 1, 0))
-        start += s.begins
     return {
         "tokens": [s.text for s in spelt],
         "token_logprobs": [_finite(t.logprob) for t in tokens],
         "top_logprobs": [_named(tokenizer, t) for t in tokens],
-        "text_offset": offsets,
+        "text_offset": [reader.place(s.raw) for s in spelt],
     }
 
 
@@ -59,11 +78,6 @@ def rows(tokenizer: Tokenizer, tokens: Sequence[Token]) -> dict[str, Any]:
     }
 
 
-def characters(tokenizer: Tokenizer, tokens: Sequence[Token]) -> int:
-    """How many characters these tokens are."""
-    return sum(spell(tokenizer, t.id).begins for t in tokens)
-
-
 @lru_cache(1 << 18)
 def spell(tokenizer: Tokenizer, token: int) -> Spelt:
     """One token of a vocabulary."""
@@ -72,7 +86,7 @@ def spell(tokenizer: Tokenizer, token: int) -> Spelt:
         text = raw.decode()
     except UnicodeDecodeError:
         text = "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
-    return Spelt(text, raw, sum(b & 0xC0 != 0x80 for b in raw))
+    return Spelt(text, raw)
 
 
 def _raw(tokenizer: Tokenizer, token: int) -> bytes:

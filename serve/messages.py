@@ -15,7 +15,6 @@ from pipeline.model.engine import Engine, Piece, Sampling
 from serve import events, logprobs
 from serve.calls import Calls, Row, settled, whole
 from serve.generating import Generating, Usage, begin, usage
-from serve.logprobs import Token
 from serve.state import State
 
 
@@ -111,8 +110,7 @@ class _Writer:
         }
 
     def _rows(self, piece: Piece) -> dict[str, Any]:
-        tokens = zip(piece.tokens, piece.logprobs, piece.top, strict=True)
-        return logprobs.rows(self._tokenizer, [Token(*t) for t in tokens])
+        return logprobs.rows(self._tokenizer, logprobs.written(piece))
 
     @property
     def usage(self) -> dict[str, Any]:

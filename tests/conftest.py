@@ -10,6 +10,18 @@ from cluster.start import connect, setup_env
 setup_env()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In several processes: a file's tests together, all that use Ray in one and first, since they
+    wait most."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if _rays(item) else str(item.path)))
+    items.sort(key=lambda item: not _rays(item))
+
+
+def _rays(item: pytest.Item) -> bool:
+    return item.get_closest_marker("ray") is not None or "ray_local" in item.fixturenames  # type: ignore[attr-defined]
+
+
 @pytest.fixture(scope="session")
 def ray_local() -> Iterator[None]:
     """Two logical cores, whatever the machine has."""

@@ -47,18 +47,23 @@ def tiny_tokenizer(path: Path, size: int = 320, masks: int = 0) -> Tokenizer:
 
 
 def tiny_model_folder(
-    path: Path, infill: bool = True, context: int = 128, seed: int = 0, masks: int = 0
+    path: Path,
+    infill: bool = True,
+    context: int = 128,
+    seed: int = 0,
+    masks: int = 0,
+    heads: int = 4,
 ) -> Path:
     """A published model folder: a random Llama of 2 layers x 32, its tokenizer and card; with `masks`
-    one that infills as CodeGen2 does."""
+    one that infills as CodeGen2 does, with one of `heads` one whose heads are large enough for vLLM."""
     tokenizer = tiny_tokenizer(path / "tokenizer.json", masks=masks)
     cfg = LlamaConfig(
         vocab_size=tokenizer.get_vocab_size(),
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=heads,
+        num_key_value_heads=max(heads // 2, 1),
         max_position_embeddings=context,
         tie_word_embeddings=True,
         initializer_range=0.5,

@@ -1,22 +1,22 @@
-"""Our engine: completions in transformers alone, by one thread that takes a step at a time.
+"""Our engine: completions in transformers alone, written together by one thread, step by step.
 
-Knows nothing of HTTP, Ray or benchmarks.
+A step gives every text that is being written its next token and reads a piece of the prompts that
+wait, all in one packed batch (continuous batching: Orca, OSDI 2022; pieces of prompts beside: Sarathi,
+arXiv 2308.16369). Knows nothing of HTTP, Ray or benchmarks.
 """
 
-import inspect
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch.nn import functional
-from transformers import AutoModelForCausalLM, DynamicCache
 
-from pipeline.model.calls import Running
+from pipeline.model import scores
+from pipeline.model.calls import Running, Voice
 from pipeline.model.engine import (
     QUEUE,
     SLOTS,
@@ -24,17 +24,23 @@ from pipeline.model.engine import (
     Full,
     Load,
     Piece,
-    PromptScores,
     Sampling,
     Tell,
     never,
 )
+from pipeline.model.network import Network
 from pipeline.model.prompts import Prompts, sentinels
-from pipeline.model.sampling import likeliest, pick
+from pipeline.model.sampling import pick
+from pipeline.model.slots import Slot, Slots
+from pipeline.model.store import Part
+from pipeline.model.turns import turn
 
 log = logging.getLogger(__name__)
-_LOGITS = 1 << 26
-"""Most logits held at once when scoring text: 256 MiB of float32 (ours)."""
+READ = 256
+"""Tokens of prompts read in a step: as many as keep a product busy, few enough that those being written
+wait little (ours: 0.3 s of two cores for 100 million parameters)."""
+POLL = 0.05
+"""Seconds between two looks at whether a blocking caller gave up (ours)."""
 
 
 class Batching:
@@ -49,35 +55,25 @@ class Batching:
         precision: Literal["exact", "int8"] = "exact",
         slots: int = SLOTS,
         queue: int = QUEUE,
-        budget: int = 1 << 15,
+        read: int = READ,
     ) -> None:
-        path = Path(folder)
-        if not (path / "config.json").is_file():
-            raise ValueError(f"{path} is no model folder: no config.json")
+        """See `engine.load`. read: tokens of prompts read in a step."""
         if threads is not None:
             torch.set_num_threads(threads)
-        self.device, self.budget = torch.device(device), budget
-        self.slots, self.queue = slots, queue
-        self.model: Any = AutoModelForCausalLM.from_pretrained(
-            path,
-            local_files_only=True,
-            trust_remote_code=False,
-            dtype=torch.float32 if self.device.type == "cpu" else torch.bfloat16,
-        )
-        self.model.to(self.device).eval()
-        self.context = int(self.model.config.max_position_embeddings)
-        self._prompts = Prompts(path, self.context, self.model.config.vocab_size)
+        self.folder = Path(folder)
+        self._network = Network(folder, device, precision)
+        self.context, self.model = self._network.context, self._network.model
+        self._prompts = Prompts(folder, self.context, self._network.size)
         self.tokenizer, self.info = self._prompts.tokenizer, self._prompts.info
         ends = np.atleast_1d(self.model.generation_config.eos_token_id).tolist()
-        self._stops = sentinels(self.tokenizer, ends)
-        accepts = inspect.signature(self.model.forward).parameters
-        self._last = {"logits_to_keep": 1} if "logits_to_keep" in accepts else {}
+        self._voice = Voice(self.tokenizer, sentinels(self.tokenizer, ends), self.context)
+        self._store = self._network.store(slots, self.context)
+        self._slots = Slots(self._store.slots, self._store.copy)
+        self._queue, self._read = queue, read
         self._waiting: deque[Running] = deque()
-        self._running = 0
-        self._closed = False
-        self._turn = threading.Lock()
+        self._running, self._closed = 0, False
         self._wake = threading.Condition()
-        self._thread = threading.Thread(target=self._work, daemon=True, name="engine")
+        self._thread = threading.Thread(target=self._work, daemon=True, name="icefloe-engine")
         self._thread.start()
 
     def prompt(
@@ -90,12 +86,10 @@ class Batching:
         self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int = 0
     ) -> Running:
         """See `engine.Engine`."""
-        self._prompts.fits(ids)
-        self._prompts.known(list(sampling.logit_bias))
-        call = Running(ids, sampling, tell, sample, self.context - len(ids))
+        call = self._call(ids, sampling, tell, sample)
         with self._wake:
-            if len(self._waiting) >= self.queue:
-                raise Full(f"{self.queue} completions wait for a slot")
+            if len(self._waiting) + self._running >= len(self._slots.all) + self._queue:
+                raise Full(f"{self._queue} completions wait for a slot; try again shortly")
             self._enqueue([call])
         return call
 
@@ -106,60 +100,57 @@ class Batching:
         cancel: Callable[[], bool] = never,
     ) -> list[Completion]:
         """See `engine.Engine`. These calls need no place in the queue."""
-        for ids in prompts:
-            self._prompts.fits(ids)
         told: list[list[Piece | Exception]] = [[] for _ in prompts]
-        finished = threading.Semaphore(0)
+        ended = threading.Semaphore(0)
 
-        def hear(row: int, what: Piece | Exception) -> None:
-            told[row].append(what)
-            if isinstance(what, Exception) or what.finish_reason:
-                finished.release()
+        def listener(row: int) -> Tell:
+            def hear(what: Piece | Exception) -> None:
+                told[row].append(what)
+                if isinstance(what, Exception) or what.finish_reason:
+                    ended.release()
 
-        calls = [
-            Running(ids, sampling, lambda what, i=i: hear(i, what), i, self.context - len(ids))  # type: ignore[misc]
-            for i, ids in enumerate(prompts)
-        ]
+            return hear
+
+        calls = [self._call(p, sampling, listener(i), i) for i, p in enumerate(prompts)]
         with self._wake:
             self._enqueue(calls)
         for _ in calls:
-            while not finished.acquire(timeout=0.05):
+            while not ended.acquire(timeout=POLL):
                 if cancel():
                     for call in calls:
                         call.cancel()
-        return [_joined(pieces, len(ids)) for pieces, ids in zip(told, prompts, strict=True)]
+        return [_joined(pieces, len(p)) for pieces, p in zip(told, prompts, strict=True)]
 
-    def load(self) -> Load:
-        """See `engine.Engine`."""
-        if not self._thread.is_alive():
-            raise RuntimeError("this engine has stopped")
-        with self._wake:
-            return Load(self._running, len(self._waiting), self.slots, self.queue)
-
-    def close(self) -> None:
-        """See `engine.Engine`."""
-        with self._wake:
-            self._closed = True
-            for call in self._waiting:
-                call.cancel()
-            self._wake.notify()
-        self._thread.join()
-
-    @torch.inference_mode()
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
-        """See `engine.Engine`."""
+        """See `engine.Engine`. Computed in the caller's thread, a turn at a time."""
         for ids in sequences:
             if len(ids) > self.context:
                 raise ValueError(
                     f"a sequence has {len(ids)} tokens, the model's context is {self.context}"
                 )
             self._prompts.known(ids)
-        out: dict[int, np.ndarray] = {}
-        for rows in self._portions([len(s) for s in sequences]):
-            with self._turn:
-                scores = self._score([sequences[r] for r in rows])
-            out |= {r: scores[k, : max(len(sequences[r]) - 1, 0)] for k, r in enumerate(rows)}
-        return [out[i] for i in range(len(sequences))]
+        return scores.logprobs(self._network, sequences)
+
+    def load(self) -> Load:
+        """See `engine.Engine`."""
+        if not self._thread.is_alive():
+            raise RuntimeError("this engine has stopped")
+        with self._wake:
+            size = len(self._slots.all)
+            return Load(self._running, len(self._waiting), size, self._queue)
+
+    def close(self) -> None:
+        """See `engine.Engine`."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+        self._store.held.clear()
+
+    def _call(self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int) -> Running:
+        self._prompts.fits(ids)
+        self._prompts.known(list(sampling.logit_bias))
+        return Running(ids, sampling, tell, sample, self._voice)
 
     def _enqueue(self, calls: Sequence[Running]) -> None:
         if self._closed:
@@ -168,79 +159,117 @@ class Batching:
         self._wake.notify()
 
     def _work(self) -> None:
-        """What the thread does: one call after the other, until the engine is closed."""
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-                if not self._waiting:
-                    return
-                call = self._waiting.popleft()
-                self._running = 1
+        """What the thread does: steps while there are calls, until the engine is closed."""
+        while self._next():
+            self._end_cancelled()
+            active = self._slots.active
             try:
-                self._write(call)
-            except Exception as e:
-                log.exception("a completion failed")
-                call.fail(e)
-            self._running = 0
+                self._step(active)
+            except Exception as error:
+                log.exception("a step failed, and %d completions with it", len(active))
+                for slot in active:
+                    slot.tokens = []  # nobody knows how far they got
+                    _fail(slot.call, error)
+            for slot in active:
+                if slot.call and slot.call.done:
+                    self._slots.leave(slot)
 
-    @torch.inference_mode()
-    def _write(self, call: Running) -> None:
-        call.begin(self.tokenizer, self._stops)
-        cache = DynamicCache(config=self.model.config)
-        ids = call.ids
-        if call.sampling.prompt_logprobs:
-            call.prompt = self._prompt_scores(call)
-        while not call.done:
-            if call.cancelled or self._closed:
-                return call.end("cancelled")
+    def _next(self) -> bool:
+        """Wait for calls and give them slots; False once the engine is closed and empty."""
+        with self._wake:
+            self._running = len(self._slots.active)  # `load` tells it while this waits
+            self._wake.wait_for(lambda: self._waiting or self._slots.active or self._closed)
+            if self._closed:
+                for call in (*self._waiting, *(s.call for s in self._slots.active if s.call)):
+                    call.cancel()
+            self._admit()
+            self._running = len(self._slots.active)
+            return bool(self._running or self._waiting or not self._closed)
+
+    def _admit(self) -> None:
+        """Slots for those that wait, first come first served; who will find its prompt read by
+        another one after the next step is passed over until then."""
+        room = self._read - sum(len(s.ids) - len(s.tokens) for s in self._slots.active)
+        for call in list(self._waiting)[: 2 * len(self._slots.all)]:
+            try:
+                if call.cancelled or not (call.wants or call.sampling.prompt_logprobs):
+                    call.end("cancelled" if call.cancelled else "length")
+                elif room > 0 and (slot := self._slots.take(call)):
+                    room -= len(slot.ids) - len(slot.tokens)
+                else:
+                    continue
+            except Exception as error:
+                log.exception("a completion found no slot")
+                _fail(call, error)
+            self._waiting.remove(call)
+
+    def _end_cancelled(self) -> None:
+        for slot in self._slots.active:
+            if slot.call and slot.call.cancelled:
+                slot.call.end("cancelled")
+                self._slots.leave(slot)
+
+    def _step(self, active: Sequence[Slot]) -> None:
+        """A token for every text that is being written, and the next piece of prompts."""
+        active = [s for s in active if s.call]
+        parts = _parts(active, self._read)
+        if not parts:
+            return
+        with turn(str(self._network.device)):
+            logits = self._network.run(self._store, parts)
+        mine = {s.number: s for s in active}
+        written = []
+        for part, of in zip(parts, logits.split([p.keep for p in parts]), strict=True):
+            slot = mine[part.slot]
+            slot.tokens.extend(part.ids)
+            assert slot.call
+            if slot.call.sampling.prompt_logprobs and part.start < len(slot.call.ids):
+                slot.call.score(*scores.of_prompt(of, slot.ids, part, slot.call.sampling))
+            if len(slot.tokens) == len(slot.ids):
+                written.append((slot, slot.call, of[-1]))
+        self._write(written)
+
+    def _write(self, rows: Sequence[tuple[Slot, Running, torch.Tensor]]) -> None:
+        """Draw the next token of each row from its logits (V,), and tell it."""
+        for _, call, _ in rows:
             if not call.wants:
-                return call.end("length")
-            with self._turn:
-                logits = self.model(
-                    input_ids=torch.tensor([ids], device=self.device),
-                    past_key_values=cache,
-                    use_cache=True,
-                    **self._last,
-                ).logits[:, -1]
-            picked = pick(logits.float(), [call.sampling], [call.counts], [call.draw()])[0]
+                call.end("length")
+        rows = [row for row in rows if not row[1].done]
+        if not rows:
+            return
+        calls = [call for _, call, _ in rows]
+        found = pick(
+            torch.stack([of for *_, of in rows]),
+            [c.sampling for c in calls],
+            [c.counts for c in calls],
+            [c.draw() for c in calls],
+        )
+        for (slot, call, _), picked in zip(rows, found, strict=True):
+            slot.ids.append(picked.token)
             call.take(picked)
-            ids = [picked.token]
-        return None
 
-    def _prompt_scores(self, call: Running) -> PromptScores:
-        logits = self.model(input_ids=torch.tensor([call.ids], device=self.device)).logits[0]
-        logprobs = logits.float().log_softmax(-1)
-        of = logprobs[:-1].gather(-1, torch.tensor(call.ids[1:])[:, None])[:, 0].tolist()
-        tops = likeliest(logprobs[:-1], [call.sampling.top_logprobs] * len(of))
-        return PromptScores([None, *of], [None, *tops])
 
-    def _portions(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Row numbers, shortest first, in portions of at most `budget` padded places."""
-        part: list[int] = []
-        for row in sorted(range(len(lengths)), key=lambda r: lengths[r]):
-            if part and (len(part) + 1) * lengths[row] > self.budget:
-                yield part
-                part = []
-            part.append(row)
-        if part:
-            yield part
+def _fail(call: Running | None, error: Exception) -> None:
+    if call and not call.done:
+        call.fail(error)
 
-    def _score(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """Log-probabilities (rows, T - 1), right padded; past its end a row holds noise."""
-        width = max(map(len, sequences))
-        padded = torch.tensor([[*s, *[0] * (width - len(s))] for s in sequences], dtype=torch.long)
-        ids = padded.to(self.device)
-        columns = max(1, _LOGITS // (len(sequences) * self.model.config.vocab_size))
-        cache = DynamicCache(config=self.model.config)
-        out = [np.zeros((len(sequences), 0), dtype=np.float32)]
-        for start in range(0, width - 1, columns):
-            part = ids[:, start : min(start + columns, width - 1)]
-            logits = self.model(input_ids=part, past_key_values=cache, use_cache=True).logits
-            target = ids[:, start + 1 : start + 1 + part.shape[1]]
-            flat = logits.flatten(0, 1).float(), target.flatten()
-            loss = functional.cross_entropy(*flat, reduction="none").view(target.shape)
-            out.append(-loss.cpu().numpy())
-        return np.concatenate(out, axis=1)
+
+def _parts(active: Sequence[Slot], read: int) -> list[Part]:
+    """What a step computes: the newest token of each text, and up to `read` tokens of prompts."""
+    parts = []
+    for slot in active:
+        assert slot.call
+        done = len(slot.tokens)
+        size = len(slot.ids) - done
+        if size > 1:
+            size = min(size, read)
+            read -= size
+        if size:
+            ids = slot.ids[done : done + size]
+            scored = slot.call.sampling.prompt_logprobs and done < len(slot.call.ids)
+            last = done + size == len(slot.ids)
+            parts.append(Part(slot.number, done, ids, size if scored else int(last)))
+    return parts
 
 
 def _joined(told: Sequence[Piece | Exception], prompt_tokens: int) -> Completion:

@@ -8,28 +8,38 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Tell
+from pipeline.model.engine import Finish, Piece, PromptScores, Sampling, Sentinel, Tell
 from pipeline.model.sampling import Picked
 from pipeline.model.text import Text
 
 log = logging.getLogger(__name__)
 
 
+class Voice(NamedTuple):
+    """What all calls of a model share: how its tokens are said, which of them end a text, how long
+    one may be."""
+
+    tokenizer: Tokenizer
+    stops: frozenset[int]
+    context: int
+
+
 class Running:
     """A call from `submit` to its last piece. `done` once that was told, or the call has failed."""
 
     def __init__(
-        self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int, room: int
+        self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int, voice: Voice
     ) -> None:
-        """room: new tokens that the context has place for."""
-        self.ids, self.sampling, self._tell = list(ids), sampling, tell
+        self.ids, self.sampling, self._tell, self._stops = list(ids), sampling, tell, voice.stops
         seed = secrets.randbits(63) if sampling.seed is None else sampling.seed
         self._draws = np.random.default_rng([seed, sample])
-        self._room = min(sampling.max_tokens, room)
+        self._room = min(sampling.max_tokens, voice.context - len(self.ids))
+        self._text = Text(voice.tokenizer, sampling.stop)
         self.counts: Counter[int] = Counter()
         self.cancelled = self.done = False
         self.cached_tokens = 0
@@ -37,10 +47,7 @@ class Running:
         self._first = True
         self._deadline: float | None = None
         self._new: list[Picked] = []
-
-    def begin(self, tokenizer: Tokenizer, stops: frozenset[int]) -> None:
-        """Told once before the first token; ends the call where none is wanted."""
-        self._text, self._stops = Text(tokenizer, self.sampling.stop), stops
+        self._sentinel: Sentinel | None = None
 
     @property
     def wants(self) -> bool:
@@ -55,9 +62,15 @@ class Running:
         """The number that decides the next token."""
         return float(self._draws.random())
 
+    def score(self, logprobs: list[float], top: list[dict[int, float] | None]) -> None:
+        """The next tokens of the prompt, as the model sees them."""
+        before = self.prompt or PromptScores([None], [None])
+        self.prompt = PromptScores(before.logprobs + logprobs, before.top + top)
+
     def take(self, picked: Picked) -> None:
         """The next token: tell what it makes certain, and end where it ends the call."""
         if picked.token in self._stops:
+            self._sentinel = Sentinel(picked.token, picked.logprob, picked.top)
             return self.end("stop")
         self.counts[picked.token] += 1
         self._new.append(picked)
@@ -100,6 +113,7 @@ class Running:
             finish_reason=reason,
             prompt=self.prompt if first else None,
             cached_tokens=self.cached_tokens if first else 0,
+            sentinel=self._sentinel,
         )
 
     def _say(self, what: Piece | Exception) -> None:

@@ -80,6 +80,14 @@ class PromptScores(NamedTuple):
     top: list[dict[int, float] | None]
 
 
+class Sentinel(NamedTuple):
+    """The special token that ended a completion, scored as the others are."""
+
+    token: int
+    logprob: float
+    top: dict[int, float] | None
+
+
 @dataclass(frozen=True)
 class Piece:
     """What a call tells as it goes; the last one has a `finish_reason`."""
@@ -97,6 +105,8 @@ class Piece:
     """In the first piece, where asked for."""
     cached_tokens: int = 0
     """In the first piece: places of the prompt known from an earlier call."""
+    sentinel: Sentinel | None = None
+    """In the last piece, where a special token ended it (harnesses count on its log-probability)."""
 
 
 @dataclass(frozen=True)
@@ -144,10 +154,11 @@ class Call(Protocol):
 class Engine(Protocol):
     """One loaded model; may be asked from several threads.
 
-    `info` is icefloe.json ({} if there is none), `context` the most tokens of prompt and
-    completion together, `tokenizer` the folder's tokenizer.
+    `folder` is the model's, `info` is icefloe.json ({} if there is none), `context` the most tokens
+    of prompt and completion together, `tokenizer` the folder's tokenizer.
     """
 
+    folder: Path
     info: dict[str, Any]
     context: int
     tokenizer: "Tokenizer"

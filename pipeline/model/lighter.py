@@ -1,5 +1,5 @@
-"""Makes a loaded classifier cheaper to run on a CPU: no work that its head never looks at, weights
-laid out beforehand, products in 8 bits.
+"""Makes a loaded model cheaper to run on a CPU: no work that a classifier's head never looks at,
+weights laid out beforehand, products in 8 bits.
 
 `first_only` and `packed` give the same values up to rounding; `eight_bit` nearly (dynamic
 quantisation: weights per output channel, activations per call). Knows nothing of windows, batches
@@ -65,20 +65,20 @@ class Packed(nn.Module):
         return out
 
 
-def packed(model: Any) -> Any:
-    """`model`, its layers multiplying through oneDNN with weights laid out once.
+def packed(model: Any, whole: bool = False) -> Any:
+    """`model`, its layers (or the `whole` of it) multiplying through oneDNN with weights laid out once.
 
-    A full window of a BERT-base: 0.45 s of two cores instead of 0.57. Where torch has no oneDNN the
-    model stays as it is.
+    A full window of a BERT-base: 0.45 s of two cores instead of 0.57; eight rows by a matrix of
+    4096 x 768: 0.6 ms instead of 1.4. Where torch has no oneDNN the model stays as it is.
     """
     if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        for name, linear in _inside(model).items():
+        for name, linear in _linears(model, whole).items():
             model.set_submodule(name, Packed(linear))
     return model
 
 
-def eight_bit(model: Any) -> Any:
-    """`model`, whose layers multiply in 8 bits on the CPU; embeddings and head do not.
+def eight_bit(model: Any, whole: bool = False) -> Any:
+    """`model`, whose layers (or the `whole` of it) multiply in 8 bits on the CPU; embeddings do not.
 
     Sets torch's engine for the whole process. ValueError where this torch has none.
     """
@@ -89,7 +89,7 @@ def eight_bit(model: Any) -> Any:
             "use precision: exact"
         )
     torch.backends.quantized.engine = engine
-    for name, linear in _inside(model).items():
+    for name, linear in _linears(model, whole).items():
         model.set_submodule(name, EightBit(linear))
     return model
 
@@ -118,10 +118,10 @@ class EightBit(nn.Module):
         return out
 
 
-def _inside(model: Any) -> dict[str, nn.Linear]:
-    """The linear maps in the encoder's layers, by name: not its pooler, not the head."""
+def _linears(model: Any, whole: bool) -> dict[str, nn.Linear]:
+    """The linear maps by name: all, or those in an encoder's layers, not its pooler, not the head."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and ".layer" in name
+        if isinstance(module, nn.Linear) and (whole or ".layer" in name)
     }

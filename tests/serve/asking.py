@@ -1,5 +1,6 @@
 """What the tests of the routes share: requests that work, and the one shape of a refusal."""
 
+import json
 from typing import Any
 
 KEY = "an-open-secret"
@@ -16,3 +17,11 @@ def refused(answer: Any, status: int) -> dict[str, Any]:
     assert list(error) == ["message", "type", "param", "code"]
     assert error["message"]
     return error
+
+
+def chunks(answer: Any) -> list[dict[str, Any]]:
+    """The events of a stream, after checking that it ends with [DONE]."""
+    assert answer.headers["content-type"].startswith("text/event-stream"), answer.text
+    *told, done, rest = answer.text.split("\n\n")
+    assert (done, rest) == ("data: [DONE]", "")
+    return [json.loads(event.removeprefix("data: ")) for event in told]

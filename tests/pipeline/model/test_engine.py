@@ -2,16 +2,24 @@
 
 import json
 from pathlib import Path
-from queue import SimpleQueue
 
 import numpy as np
 import pytest
 import torch
 
-from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS, specials
+from pipeline.core.schema import (
+    END,
+    FILE_SEP,
+    FIM_MIDDLE,
+    FIM_PREFIX,
+    FIM_SUFFIX,
+    SPECIALS,
+    specials,
+)
 from pipeline.model.batching import Batching
 from pipeline.model.engine import Piece, Sampling
 from pipeline.model.text import Text
+from tests.pipeline.model.asking import stream
 from tests.tiny import tiny_model_folder
 
 GREEDY = Sampling(max_tokens=24, temperature=0)
@@ -26,22 +34,6 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Batching:
 @pytest.fixture(scope="module")
 def prompts(engine: Batching) -> list[list[int]]:
     return [engine.prompt(p) for p in PROMPTS]
-
-
-def stream(
-    engine: Batching, ids: list[int], sampling: Sampling, sample: int = 0, after: int = 10**9
-) -> list[Piece]:
-    """All pieces of a call, cancelled once it has told `after` of them."""
-    told: SimpleQueue[Piece | Exception] = SimpleQueue()
-    call = engine.submit(ids, sampling, told.put, sample)
-    pieces = []
-    while not (pieces and pieces[-1].finish_reason):
-        what = told.get(timeout=60)
-        assert isinstance(what, Piece), what
-        pieces.append(what)
-        if len(pieces) >= after:
-            call.cancel()
-    return pieces
 
 
 def reference(engine: Batching, ids: list[int], count: int) -> list[int]:
@@ -66,7 +58,7 @@ def test_batch_mates_and_portions_change_nothing(
     engine: Batching, prompts: list[list[int]], tmp_path: Path
 ) -> None:
     alone = [engine.complete([p], GREEDY)[0] for p in prompts]
-    small = Batching(tiny_model_folder(tmp_path), budget=64)
+    small = Batching(tiny_model_folder(tmp_path), slots=3, read=5)
     for got in (engine.complete(prompts * 2, GREEDY), small.complete(prompts * 2, GREEDY)):
         assert [c.tokens for c in got] == [c.tokens for c in alone * 2]
         for one, other in zip(got, alone * 2, strict=True):
@@ -112,7 +104,7 @@ def test_logprobs_equal_a_direct_softmax(engine: Batching, monkeypatch: pytest.M
     rng = np.random.default_rng(0)
     sequences = [rng.integers(7, 300, size=n).tolist() for n in (40, 1, 128, 9, 2)] + [[]]
     for limit in (1 << 26, 1):
-        monkeypatch.setattr("pipeline.model.batching._LOGITS", limit)
+        monkeypatch.setattr("pipeline.model.scores.LOGITS", limit)
         for ids, got in zip(sequences, engine.logprobs(sequences), strict=True):
             assert got.shape == (max(len(ids) - 1, 0),)
             if len(ids) < 2:
@@ -182,7 +174,19 @@ def test_a_model_of_span_corruption_is_asked_for_its_first_mask(tmp_path: Path) 
     engine = Batching(tiny_model_folder(tmp_path, masks=3))
     got = engine.tokenizer.decode(engine.prompt("a", "b"), skip_special_tokens=False)
     assert got == "a<mask_1>b<|endoftext|><sep><mask_1>"
-    assert {engine.tokenizer.token_to_id(t) for t in specials(3)} <= engine._stops
+    assert {engine.tokenizer.token_to_id(t) for t in specials(3)} <= engine._voice.stops
+
+
+def test_other_files_stand_before_the_file_at_hand(engine: Batching) -> None:
+    def plain(text: str) -> list[int]:
+        return list(engine.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    extra = [("a.py", "x = 1\n"), ("b.py", "<|fim_middle|>")]
+    got = engine.prompt("def", "):", extra)
+    assert got == [*plain("x = 1\n"), FILE_SEP, *got[len(plain("x = 1\n")) + 1 :]]
+    assert (got.count(FILE_SEP), got.count(FIM_MIDDLE)) == (2, 1)
+    assert got[-len(engine.prompt("def", "):")) :] == engine.prompt("def", "):")
+    assert engine.prompt("x", extra=extra)[-1:] == plain("x")
 
 
 def test_a_suffix_is_refused_by_a_model_without_infilling(tmp_path: Path) -> None:
@@ -235,6 +239,13 @@ def test_cancel_stops_between_steps(engine: Batching, prompts: list[list[int]]) 
         ({"top_k": -2}, "top_k is -2"),
         ({"seed": -3}, "seed is -3"),
         ({"stop": ("",)}, "empty string"),
+        ({"min_p": 1.5}, "min_p is 1.5"),
+        ({"presence_penalty": -3}, "presence_penalty is -3"),
+        ({"frequency_penalty": float("inf")}, "frequency_penalty is inf"),
+        ({"logit_bias": {5: 101}}, "logit_bias is 101"),
+        ({"logit_bias": {-5: 1}}, "logit_bias is for token -5"),
+        ({"top_logprobs": 21}, "top_logprobs is 21"),
+        ({"seconds": -1}, "seconds is -1"),
     ],
 )
 def test_settings_out_of_range_are_named(bad: dict[str, object], says: str) -> None:

@@ -1,0 +1,130 @@
+"""How calls end before their time: clients that leave, deadlines, full queues, an engine that stops."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pipeline.model.engine import Engine, Full, Sampling, load
+from serve.app import api
+from serve.state import State
+from tests.serve.asking import chunks, refused
+from tests.serve.live import serving
+from tests.tiny import tiny_model_folder
+
+BIAS = dict.fromkeys(range(7), -100.0)
+"""Keeps special tokens away, so that only the asked-for length ends an answer."""
+LONG = {"prompt": "def add(", "max_tokens": 4000, "logit_bias": BIAS}
+PATH = "/v1/completions"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return load(
+        tiny_model_folder(tmp_path_factory.mktemp("m"), context=8192), threads=1, slots=1, queue=1
+    )
+
+
+@pytest.fixture(scope="module")
+def asked(engine: Engine) -> Iterator[httpx.Client]:
+    with serving(api(State({"tiny": engine}))) as url, httpx.Client(base_url=url) as client:
+        yield client
+
+
+def idle(engine: Engine) -> bool:
+    """Whether every slot gets free before long."""
+    end = time.monotonic() + 20
+    while engine.load().running + engine.load().waiting and time.monotonic() < end:
+        time.sleep(0.01)
+    return engine.load().running + engine.load().waiting == 0
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/fim/completions", "/infill"])
+def test_a_client_that_leaves_a_stream_frees_its_slot(
+    asked: httpx.Client, engine: Engine, path: str
+) -> None:
+    with asked.stream("POST", path, json=LONG | {"stream": True, "n_predict": 4000}) as answer:
+        next(answer.iter_lines())
+        assert engine.load().running == 1
+    assert idle(engine)
+
+
+def test_a_client_that_no_longer_waits_frees_its_slot(asked: httpx.Client, engine: Engine) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        asked.post(PATH, json=LONG | {"n": 3}, timeout=0.3)
+    assert idle(engine)
+
+
+def test_a_deadline_ends_a_request(asked: httpx.Client, engine: Engine) -> None:
+    soon = {"x-request-timeout-seconds": "0.2"}
+    error = refused(asked.post(PATH, json=LONG, headers=soon), 504)
+    assert (error["code"], "0.2 s" in error["message"]) == ("timeout", True)
+    assert idle(engine)
+    *_, last = chunks(asked.post(PATH, json=LONG | {"stream": True}, headers=soon))
+    assert last["error"]["code"] == "timeout"
+    assert idle(engine)
+    for wrong in ("soon", "0", "nan", "-1"):
+        answer = asked.post(PATH, json=LONG, headers={"x-request-timeout-seconds": wrong})
+        assert refused(answer, 400)["param"] == "x-request-timeout-seconds"
+
+
+@contextmanager
+def filled(engine: Engine) -> Iterator[None]:
+    """Every slot and place taken."""
+    calls = []
+    how = Sampling(max_tokens=8000, logit_bias=BIAS)
+    while True:
+        try:
+            calls.append(engine.submit(engine.prompt("x"), how, lambda _: None))
+        except Full:
+            if engine.load().running:
+                break
+            time.sleep(0.01)
+    yield
+    for call in calls:
+        call.cancel()
+    assert idle(engine)
+
+
+def test_a_full_queue_refuses_with_a_time_to_come_back(asked: httpx.Client, engine: Engine) -> None:
+    bodies: list[dict[str, Any]] = [{}, {"stream": True}, {"n_predict": 0}]
+    with filled(engine):
+        for path in (PATH, "/v1/fim/completions", "/infill"):
+            for body in bodies:
+                answer = asked.post(path, json={"prompt": "def add(", "max_tokens": 3} | body)
+                assert refused(answer, 429)["code"] == "queue_full"
+                assert answer.headers["retry-after"] == "1"
+    assert asked.post(PATH, json={"prompt": "x"}).status_code == 200
+
+
+def test_rows_wait_while_others_have_the_queue(asked: httpx.Client, engine: Engine) -> None:
+    def crowd() -> None:
+        with filled(engine):
+            time.sleep(0.3)
+
+    body = {"prompt": ["a", "b", "c"], "max_tokens": 300, "logit_bias": BIAS, "stream": True}
+    with asked.stream("POST", PATH, json=body) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        other = threading.Thread(target=crowd)
+        other.start()
+        told = list(lines)
+    other.join()
+    assert sum('"finish_reason":"length"' in line for line in told) == 3
+
+
+def test_an_engine_that_stops_says_so(tmp_path: Path) -> None:
+    engine = load(tiny_model_folder(tmp_path, context=8192), threads=1)
+    with serving(api(State({"tiny": engine}))) as url, httpx.Client(base_url=url) as client:
+        with client.stream("POST", PATH, json=LONG | {"stream": True}) as answer:
+            lines = answer.iter_lines()
+            next(lines)
+            engine.close()
+            *_, error, _, done, _ = lines
+        assert '"code":"stopping"' in error
+        assert done == "data: [DONE]"
