@@ -62,8 +62,7 @@ async def judged(
     """One score a text of a request, together with whatever else there is to judge."""
     judge = state.judged(body.model)
     name_unknown(body, response)
-    limit = state.settings.timeout_s  # the guard ends a request that allows less
-    scores = await state.judging.answer(request, texts, limit)
+    scores = await state.judging.answer(request, texts)
     watch = state.meters.watch(request, judge.name)
     watch.files(len(scores), sum(len(s.windows) for s in scores))
     return scores

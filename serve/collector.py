@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # torch takes seconds; only the replica pays them
     from pipeline.model.scorer import Score
 
 BUDGET = 200_000
-"""Characters of one call of the judge (ours: see tests/bench/RESULTS/annotating.md)."""
+"""Characters of one call of the judge (ours; tests/bench/RESULTS/annotating.md)."""
 LONGEST = 6_000
 """Characters that a text counts at most, since a judge reads three windows of it (ours)."""
 
@@ -75,20 +75,18 @@ class Collector:
             self._open.remove(asked)
         asked.answer.cancel()
 
-    async def answer(self, request: Request, texts: Sequence[str], seconds: float) -> "list[Score]":
-        """One score a text. Refusal 429 as `submit`, 499 when the client has gone, 504 too late."""
+    async def answer(self, request: Request, texts: Sequence[str]) -> "list[Score]":
+        """One score a text. Refusal 429 as `submit`, 499 when the client has gone; whatever else ends
+        the wait gives the texts up too."""
         asked = self.submit(texts)
         leaving: asyncio.Future[Any] = asyncio.ensure_future(_left(request))
         scores = asyncio.wrap_future(asked.answer)
         try:
             both: set[asyncio.Future[Any]] = {scores, leaving}
-            await asyncio.wait(both, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if scores.done():
                 return scores.result()
-            if leaving.done():
-                raise Refusal(499, "the client has gone", code="client_closed_request")
-            message = f"not judged within {seconds:g} s: send fewer files, or allow more time"
-            raise Refusal(504, message, code="timeout")
+            raise Refusal(499, "the client has gone", code="client_closed_request")
         finally:
             leaving.cancel()
             self.drop(asked)

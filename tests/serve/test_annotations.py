@@ -19,7 +19,7 @@ from serve.app import Args, Model, api, load
 from serve.state import State
 from tests.corpus import bare, documented
 from tests.serve.asking import refused
-from tests.serve.serving import serving
+from tests.serve.live import serving
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 LONG = "y = [1, 2, 3]\n" * 200
@@ -195,12 +195,9 @@ def test_a_forest_answers_like_an_annotator(tmp_path: Path) -> None:
         assert (told["probs"], told["truncated"]) == (None, told["unseen"] > 0)
 
 
-def test_time_may_be_cut_short(client: TestClient) -> None:
+def test_a_file_that_takes_too_long_is_given_up(client: TestClient, state: State) -> None:
     body = {"files": [{"text": LONG}]}
-    for sent in ("soon", "0", "nan"):
-        answer = client.post("/v1/annotate", json=body, headers={"x-request-timeout-seconds": sent})
-        assert refused(answer, 400)["param"] == "x-request-timeout-seconds"
-    answer = client.post(
-        "/v1/annotate", json=body, headers={"x-request-timeout-seconds": "0.00001"}
-    )
+    headers = {"x-request-timeout-seconds": "0.00001"}
+    answer = client.post("/v1/annotate", json=body, headers=headers)
     assert refused(answer, 504)["code"] == "timeout"
+    assert state.judging.waiting == 0

@@ -19,7 +19,7 @@ from serve.keys import Keyring
 from serve.page import KINDS
 from serve.state import State
 from tests.serve.asking import KEY
-from tests.serve.serving import serving
+from tests.serve.live import serving
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
