@@ -177,6 +177,7 @@ class Batching:
     def _next(self) -> bool:
         """Wait for calls and give them slots; False once the engine is closed and empty."""
         with self._wake:
+            self._running = len(self._slots.active)  # what `load` says while this thread sleeps
             self._wake.wait_for(lambda: self._waiting or self._slots.active or self._closed)
             if self._closed:
                 for call in (*self._waiting, *(s.call for s in self._slots.active if s.call)):
