@@ -71,7 +71,7 @@ class Batching:
         self._slots = Slots(self._store.slots, self._store.copy)
         self._queue, self._read = queue, read
         self._waiting: deque[Running] = deque()
-        self._running, self._closed = 0, False
+        self._closed = False
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True, name="icefloe-engine")
         self._thread.start()
@@ -88,7 +88,8 @@ class Batching:
         """See `engine.Engine`."""
         call = self._call(ids, sampling, tell, sample)
         with self._wake:
-            if len(self._waiting) + self._running >= len(self._slots.all) + self._queue:
+            busy = len(self._waiting) + len(self._slots.active)
+            if busy >= len(self._slots.all) + self._queue:
                 raise Full(f"{self._queue} completions wait for a slot; try again shortly")
             self._enqueue([call])
         return call
@@ -136,8 +137,8 @@ class Batching:
         if not self._thread.is_alive():
             raise RuntimeError("this engine has stopped")
         with self._wake:
-            size = len(self._slots.all)
-            return Load(self._running, len(self._waiting), size, self._queue)
+            running, size = len(self._slots.active), len(self._slots.all)
+            return Load(running, len(self._waiting), size, self._queue)
 
     def close(self) -> None:
         """See `engine.Engine`."""
@@ -183,8 +184,7 @@ class Batching:
                 for call in (*self._waiting, *(s.call for s in self._slots.active if s.call)):
                     call.cancel()
             self._admit()
-            self._running = len(self._slots.active)
-            return bool(self._running or self._waiting or not self._closed)
+            return bool(self._slots.active or self._waiting or not self._closed)
 
     def _admit(self) -> None:
         """Slots for those that wait, first come first served; who will find its prompt read by

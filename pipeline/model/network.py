@@ -65,7 +65,7 @@ class Network:
         """float32 logits (tokens kept, V) after these new tokens, which `store` then holds too."""
         plan = store.plan = Plan(parts, self.device)
         kept = plan.kept()
-        more = {"past_key_values": store, "use_cache": True, "plan": plan}
+        more = {"past_key_values": store, "use_cache": True}
         if not len(kept):
             self.model.base_model(**plan.inputs(), **more)
             return torch.empty(0, self.size)

@@ -105,7 +105,8 @@ class Store(DynamicCache):  # type: ignore[misc]
     def update(
         self, keys: torch.Tensor, values: torch.Tensor, layer: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write keys and values (1, heads, N, D) where the plan says; all there is of the layer."""
+        """Write keys and values (1, heads, N, D) where the plan says; all there is of the layer, the
+        keys with the plan on them: not every model hands other arguments on to its attention."""
         if layer not in self.held:
             self.held[layer] = self._empty(keys), self._empty(values)
         held = self.held[layer]
@@ -116,6 +117,7 @@ class Store(DynamicCache):  # type: ignore[misc]
                 all_[slots, :, places] = mine.transpose(0, 1)
             for at, (slot, start, ids, _keep) in self.plan.long:
                 all_[slot, :, start : start + len(ids)] = new[:, at : at + len(ids)]
+        held[0].plan = self.plan  # type: ignore[attr-defined]
         return held
 
     @torch.inference_mode()
@@ -143,14 +145,14 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    plan: Plan | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Packed queries (1, heads, N, D) over a store's keys and values of one layer -> (1, N, heads, D).
 
-    A call without a plan is an ordinary one. Heads that share keys go through as if they were more
+    Keys without a plan are an ordinary call's. Heads that share keys go through as if they were more
     tokens, which needs no copy of the keys. ValueError for attention that is more than a softmax.
     """
+    plan: Plan | None = getattr(key, "plan", None)
     if plan is None:
         found: tuple[torch.Tensor, torch.Tensor | None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **more

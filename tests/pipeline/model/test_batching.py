@@ -154,7 +154,7 @@ def test_equal_prompts_at_once_are_read_once(
     ids = RNG.integers(7, 300, 70).tolist()
     got = engine.complete([ids] * 6, replace(GREEDY, max_tokens=2))
     assert len({tuple(c.tokens) for c in got}) == 1
-    assert sum(read) < 70 + 6 * 3
+    assert sum(read) < 2 * len(ids)
 
 
 @BUSY
@@ -213,6 +213,7 @@ def test_time_is_up(engine: Batching) -> None:
 
 @BUSY
 def test_a_queue_has_an_end_and_cancelling_makes_room(engine: Batching) -> None:
+    idle(engine)
     ended = threading.Semaphore(0)
 
     def tell(what: Piece | Exception) -> None:
