@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import wire
-from serve.guard import envelope
+from serve.guard import TIMEOUT, TOLD, envelope
 from serve.logs import ID, SANE
 
 HIDDEN = "/-/routes"
@@ -25,7 +25,8 @@ def middlewares() -> Sequence[Middleware]:
 
 
 class Front:
-    """ASGI middleware: Serve's own errors as envelopes, its routes hidden, one sane request id."""
+    """ASGI middleware: Serve's own errors as envelopes, its routes hidden, one sane request id, and a
+    client's time limit for us alone."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -40,6 +41,9 @@ class Front:
         headers = MutableHeaders(scope=scope)
         if not SANE.fullmatch(headers.get(ID, "-")):
             del headers[ID]
+        if TIMEOUT in headers:
+            headers[TOLD] = headers[TIMEOUT]
+            del headers[TIMEOUT]
         await self.app(scope, receive, _Shaped(scope, receive, send))
 
 

@@ -29,6 +29,8 @@ ANYONE = "anyone"
 """The client whom a rate counts where there are no keys."""
 TIMEOUT = "x-request-timeout-seconds"
 """The header by which a client allows less time than the settings do (Ray Serve's name)."""
+TOLD = "x-icefloe-timeout-seconds"
+"""Where `front` puts it, so that Serve does not end the request first, as plain text."""
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
 TYPES |= {408: "timeout_error", 503: "unavailable_error", 504: "timeout_error"}
 
@@ -115,7 +117,7 @@ class Guard:
 
 def _seconds(headers: Headers, most: float) -> float:
     """How long an answer may take: what the client allows, at most `most`."""
-    sent = headers.get(TIMEOUT)
+    sent = headers.get(TOLD, headers.get(TIMEOUT))
     try:
         seconds = most if sent is None else float(sent)
     except ValueError:

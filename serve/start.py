@@ -4,6 +4,7 @@ Knows nothing of how Ray is started: the caller has done it, or hands in a funct
 """
 
 import json
+import logging
 import os
 import socket
 import time
@@ -18,6 +19,8 @@ from typing import Any
 from pipeline.core.errors import RecipeError, StageError
 from serve.app import Args, application, named
 from serve.keys import KEY, env_keys, file_keys
+
+log = logging.getLogger(__name__)
 
 NAME = "icefloe"
 """The application's name in Serve."""
@@ -132,9 +135,13 @@ def finish() -> None:
     """Refuse what is new, let what runs end, then take the application down."""
     from ray import serve
 
-    if NAME in serve.status().applications:
+    if NAME not in serve.status().applications:
+        return
+    try:
         serve.get_app_handle(NAME).drain.remote().result(timeout_s=10)
-        serve.delete(NAME)  # waits for what runs, as long as the deployment allows
+    except Exception as e:  # a replica that is dead or stuck goes all the same
+        log.warning("the replica did not hear that it ends: %s", e)
+    serve.delete(NAME)  # waits for what runs, as long as the deployment allows
 
 
 def stop() -> None:

@@ -23,7 +23,6 @@ from pipeline.model.engine import (
     Completion,
     Full,
     Load,
-    Piece,
     Sampling,
     Tell,
     never,
@@ -33,14 +32,13 @@ from pipeline.model.prompts import Prompts, sentinels
 from pipeline.model.sampling import pick
 from pipeline.model.slots import Slot, Slots
 from pipeline.model.store import Part
+from pipeline.model.together import together
 from pipeline.model.turns import turn
 
 log = logging.getLogger(__name__)
 READ = 256
 """Tokens of prompts read in a step: as many as keep a product busy, few enough that those being written
 wait little (ours: 0.3 s of two cores for 100 million parameters)."""
-POLL = 0.05
-"""Seconds between two looks at whether a blocking caller gave up (ours)."""
 
 
 class Batching:
@@ -101,26 +99,15 @@ class Batching:
         cancel: Callable[[], bool] = never,
     ) -> list[Completion]:
         """See `engine.Engine`. These calls need no place in the queue."""
-        told: list[list[Piece | Exception]] = [[] for _ in prompts]
-        ended = threading.Semaphore(0)
 
-        def listener(row: int) -> Tell:
-            def hear(what: Piece | Exception) -> None:
-                told[row].append(what)
-                if isinstance(what, Exception) or what.finish_reason:
-                    ended.release()
+        def begin(tellers: Sequence[Tell]) -> list[Running]:
+            pairs = zip(prompts, tellers, strict=True)
+            calls = [self._call(p, sampling, tell, i) for i, (p, tell) in enumerate(pairs)]
+            with self._wake:
+                self._enqueue(calls)
+            return calls
 
-            return hear
-
-        calls = [self._call(p, sampling, listener(i), i) for i, p in enumerate(prompts)]
-        with self._wake:
-            self._enqueue(calls)
-        for _ in calls:
-            while not ended.acquire(timeout=POLL):
-                if cancel():
-                    for call in calls:
-                        call.cancel()
-        return [_joined(pieces, len(p)) for pieces, p in zip(told, prompts, strict=True)]
+        return together(begin, [len(p) for p in prompts], cancel)
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `engine.Engine`. Computed in the caller's thread, a turn at a time."""
@@ -270,19 +257,3 @@ def _parts(active: Sequence[Slot], read: int) -> list[Part]:
             last = done + size == len(slot.ids)
             parts.append(Part(slot.number, done, ids, size if scored else int(last)))
     return parts
-
-
-def _joined(told: Sequence[Piece | Exception], prompt_tokens: int) -> Completion:
-    """All that a call told, as one completion; raises what it failed with."""
-    pieces = []
-    for what in told:
-        if isinstance(what, Exception):
-            raise what
-        pieces.append(what)
-    return Completion(
-        "".join(p.text for p in pieces),
-        [t for p in pieces for t in p.tokens],
-        pieces[-1].finish_reason or "length",
-        [x for p in pieces for x in p.logprobs],
-        prompt_tokens,
-    )

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from pipeline.model.calls import Running
+from pipeline.model.calls import Running, Voice
 from pipeline.model.engine import (
     QUEUE,
     SLOTS,
@@ -84,7 +84,7 @@ class Vllm:
         self.context = int(config.max_model_len)
         self._prompts = Prompts(path, self.context, config.get_vocab_size())
         self.tokenizer, self.info = self._prompts.tokenizer, self._prompts.info
-        self._stops = sentinels(self.tokenizer, ends(config))
+        self._voice = Voice(self.tokenizer, sentinels(self.tokenizer, ends(config)), self.context)
         self._warm_up()
 
     def prompt(
@@ -166,9 +166,10 @@ class Vllm:
 
     def _begin(self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int) -> "_Asked":
         self._alive()
+        name = f"{next(self._numbers)}"
+        call = _Asked(name, self._abort, ids, sampling, tell, sample, self._voice)
         room = self.context - len(ids)
-        call = _Asked(f"{next(self._numbers)}", self._abort, ids, sampling, tell, sample, room)
-        params = asked(sampling, sample, room, self._prompts.size, self._stops)
+        params = asked(sampling, sample, room, self._prompts.size, self._voice.stops)
         self._calls[call] = asyncio.run_coroutine_threadsafe(self._write(call, params), self._loop)
         return call
 
@@ -186,7 +187,6 @@ class Vllm:
                 del self._calls[call]
 
     async def _follow(self, call: "_Asked", params: Any) -> None:
-        call.begin(self.tokenizer, self._stops)
         if call.cancelled:
             return call.end("cancelled")
         if not call.wants and not call.sampling.prompt_logprobs:
@@ -222,7 +222,7 @@ class Vllm:
 
     def _warm_up(self) -> None:
         """What vLLM compiles at its first request of a kind is compiled before a caller waits."""
-        ids = [min(self._stops)] * 2
+        ids = [min(self._voice.stops)] * 2
         warm = Sampling(max_tokens=2, seed=0, top_p=0.9, top_logprobs=1, prompt_logprobs=True)
         self.complete([ids], warm)
         self.logprobs([ids])

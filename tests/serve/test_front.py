@@ -15,6 +15,8 @@ async def serve_itself(scope: Scope, receive: Receive, send: Send) -> None:
         answer = PlainTextResponse("Request dropped", 503, {"retry-after": "1"})
     if path == "/ours":
         answer = JSONResponse({"error": {}}, 404)
+    if path == "/headers":
+        answer = JSONResponse({k.decode(): v.decode() for k, v in scope["headers"]})
     for _ in range(2):
         answer.raw_headers.append(
             (b"x-request-id", dict(scope["headers"]).get(b"x-request-id", b"-"))
@@ -36,6 +38,12 @@ def test_the_rest_passes_as_it_is() -> None:
     assert client.get("/ours").json() == {"error": {}}
     assert client.get("/-/healthz").text == "success"
     assert client.get("/-/healthz", headers={"x-request-id": "a b"}).headers["x-request-id"] == "-"
+
+
+def test_serve_does_not_see_how_long_a_client_waits() -> None:
+    seen = client.get("/headers", headers={"x-request-timeout-seconds": "2"}).json()
+    assert "x-request-timeout-seconds" not in seen
+    assert seen["x-icefloe-timeout-seconds"] == "2"
 
 
 def test_the_list_of_applications_is_hidden() -> None:

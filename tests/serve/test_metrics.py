@@ -73,7 +73,7 @@ def test_requests_and_errors_are_counted_by_route(state: State) -> None:
     assert counted['{method="GET",route="none",status="404"}'] == 1
     assert found['icefloe_errors_total{code="model_not_found"}'] == 2
     assert found['icefloe_errors_total{code="404"}'] == 1
-    assert found['icefloe_running{model="tiny"}'] == 0
+    assert 0 <= found['icefloe_running{model="tiny"}'] <= found['icefloe_slots{model="tiny"}']
     assert found['icefloe_slots{model="tiny"}'] >= 1
     assert found['icefloe_model_loaded{model="tiny"}'] == 1
     assert found["icefloe_ready"] == 1

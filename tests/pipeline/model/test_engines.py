@@ -2,11 +2,11 @@
 behaviour of queues, cancelling, stop strings, scores and refusals."""
 
 import importlib.util
-import queue
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from transformers import LlamaForCausalLM
 
 from pipeline.core.schema import END, FIM_MIDDLE, FIM_PREFIX, FIM_SUFFIX, SPECIALS
 from pipeline.model.engine import Call, Engine, Full, Load, Piece, Sampling, load
+from tests.pipeline.model.asking import stream, tokens
 from tests.tiny import tiny_model_folder
 
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
@@ -61,45 +62,8 @@ def prompts(engine: Engine) -> list[list[int]]:
     return [engine.prompt(p) for p in PROMPTS]
 
 
-@dataclass
-class Heard:
-    """What a call has told, and whether that was all."""
-
-    pieces: list[Piece] = field(default_factory=list)
-    news: "queue.Queue[Piece | Exception]" = field(default_factory=queue.Queue)
-
-    def next(self) -> Piece:
-        what = self.news.get(timeout=60)
-        if isinstance(what, Exception):
-            raise what
-        self.pieces.append(what)
-        return what
-
-    def all(self) -> "Heard":
-        while not (self.pieces and self.pieces[-1].finish_reason):
-            self.next()
-        return self
-
-    @property
-    def text(self) -> str:
-        return "".join(p.text for p in self.pieces)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [t for p in self.pieces for t in p.tokens]
-
-    @property
-    def top(self) -> list[dict[int, float]]:
-        return [t for p in self.pieces for t in p.top]
-
-
-def ask(engine: Engine, ids: list[int], sampling: Sampling, sample: int = 0) -> tuple[Call, Heard]:
-    heard = Heard()
-    return engine.submit(ids, sampling, heard.news.put, sample), heard
-
-
-def answer(engine: Engine, ids: list[int], sampling: Sampling, sample: int = 0) -> Heard:
-    return ask(engine, ids, sampling, sample)[1].all()
+def text(pieces: list[Piece]) -> str:
+    return "".join(p.text for p in pieces)
 
 
 def until(true: Callable[[], bool]) -> None:
@@ -141,7 +105,7 @@ def test_greedy_is_what_transformers_says(
     got = engine.complete(prompts * 3, GREEDY)
     assert [c.tokens for c in got] == want * 3
     assert [c.prompt_tokens for c in got] == [len(p) for p in prompts] * 3
-    assert [answer(engine, ids, GREEDY).tokens for ids in prompts] == want
+    assert [tokens(stream(engine, ids, GREEDY)) for ids in prompts] == want
     for c in got:
         assert c.text == engine.tokenizer.decode(c.tokens)
         assert (c.finish_reason == "length") == (len(c.tokens) == 24)
@@ -155,16 +119,16 @@ def test_scores_are_the_models(
         max_tokens=10, temperature=0.5, seed=1, top_logprobs=3, prompt_logprobs=True, logit_bias={40: 5.0}, presence_penalty=1.0
     )  # fmt: skip
     ids = prompts[2]
-    heard = answer(engine, ids, odd)
-    logp = scores(model, ids + heard.tokens)
-    got = [x for p in heard.pieces for x in p.logprobs]
-    at = range(len(ids) - 1, len(ids) + len(heard.tokens) - 1)
-    want = [logp[k, t] for k, t in zip(at, heard.tokens, strict=True)]
+    heard = stream(engine, ids, odd)
+    logp = scores(model, ids + tokens(heard))
+    got = [x for p in heard for x in p.logprobs]
+    at = range(len(ids) - 1, len(ids) + len(tokens(heard)) - 1)
+    want = [logp[k, t] for k, t in zip(at, tokens(heard), strict=True)]
     np.testing.assert_allclose(got, want, atol=CLOSE)
-    for k, top in zip(at, heard.top, strict=True):
+    for k, top in zip(at, [t for p in heard for t in p.top], strict=True):
         assert list(top) == np.argsort(-logp[k])[:3].tolist()
         np.testing.assert_allclose(list(top.values()), -np.sort(-logp[k])[:3], atol=CLOSE)
-    said = heard.pieces[0].prompt
+    said = heard[0].prompt
     assert said is not None
     assert said.logprobs[0] is None
     assert said.top[0] is None
@@ -173,20 +137,20 @@ def test_scores_are_the_models(
     for k, row in enumerate(said.top[1:]):
         assert row is not None
         assert list(row) == np.argsort(-logp[k])[:3].tolist()
-    assert all(p.prompt is None for p in heard.pieces[1:])
+    assert all(p.prompt is None for p in heard[1:])
 
 
 def test_a_prompt_is_scored_without_an_answer(engine: Engine, prompts: list[list[int]]) -> None:
     none = Sampling(max_tokens=0, prompt_logprobs=True)
-    heard = answer(engine, prompts[0], none)
-    assert (heard.text, heard.tokens) == ("", [])
-    assert heard.pieces[-1].finish_reason == "length"
-    said = heard.pieces[0].prompt
+    heard = stream(engine, prompts[0], none)
+    assert (text(heard), tokens(heard)) == ("", [])
+    assert heard[-1].finish_reason == "length"
+    said = heard[0].prompt
     assert said is not None
     direct = engine.logprobs([prompts[0]])[0]
     np.testing.assert_allclose(said.logprobs[1:], direct, atol=CLOSE)  # type: ignore[arg-type]
     assert said.top == [None] * len(prompts[0])
-    assert answer(engine, prompts[0], replace(none, prompt_logprobs=False)).pieces == [
+    assert stream(engine, prompts[0], replace(none, prompt_logprobs=False)) == [
         Piece(finish_reason="length")
     ]
 
@@ -206,12 +170,12 @@ def test_sequences_are_scored_up_to_the_whole_context(
 
 
 def test_a_stop_string_ends_the_text_before_it(engine: Engine, prompts: list[list[int]]) -> None:
-    free = answer(engine, prompts[0], LONG)
-    stop = free.text[5:8]
-    cut = answer(engine, prompts[0], replace(LONG, stop=("§§", stop)))
-    assert cut.text == free.text[: free.text.find(stop)]
-    assert cut.pieces[-1].finish_reason == "stop"
-    assert len(cut.tokens) < len(free.tokens)
+    free = stream(engine, prompts[0], LONG)
+    stop = text(free)[5:8]
+    cut = stream(engine, prompts[0], replace(LONG, stop=("§§", stop)))
+    assert text(cut) == text(free)[: text(free).find(stop)]
+    assert cut[-1].finish_reason == "stop"
+    assert len(tokens(cut)) < len(tokens(free))
     until(lambda: engine.load().running == 0)
 
 
@@ -220,14 +184,14 @@ def test_pieces_are_whole_and_add_up(engine: Engine, seed: int) -> None:
     # Random bytes: characters of several tokens, broken ones too.
     sampling = Sampling(max_tokens=40, temperature=2.0, seed=seed, stop=("e", "a b"))
     ids = engine.prompt("Grüße 🧊")
-    heard = answer(engine, ids, sampling)
-    assert heard.text == engine.complete([ids], sampling)[0].text
-    assert "e" not in heard.text
-    assert all(p.text for p in heard.pieces[:-1])
-    whole = engine.tokenizer.decode(heard.tokens)
-    assert whole.startswith(heard.text)
+    heard = stream(engine, ids, sampling)
+    assert text(heard) == engine.complete([ids], sampling)[0].text
+    assert "e" not in text(heard)
+    assert all(p.text for p in heard[:-1])
+    whole = engine.tokenizer.decode(tokens(heard))
+    assert whole.startswith(text(heard))
     said = ""
-    for piece in heard.pieces[:-1]:
+    for piece in heard[:-1]:
         said += piece.text
         assert not said.endswith("a")
 
@@ -247,11 +211,11 @@ def test_seeds_repeat_and_samples_differ(engine: Engine, prompts: list[list[int]
     assert [c.tokens for c in engine.complete(prompts[:1] * 6, WARM)] == [c.tokens for c in first]
     assert len({tuple(c.tokens) for c in first}) > 3
     for sample in (0, 3):
-        assert answer(engine, prompts[0], WARM, sample).tokens == first[sample].tokens
+        assert tokens(stream(engine, prompts[0], WARM, sample)) == first[sample].tokens
     other = engine.complete(prompts[:1] * 6, replace(WARM, seed=8))
     assert [c.tokens for c in other] != [c.tokens for c in first]
     unsown = replace(WARM, seed=None)
-    assert len({tuple(answer(engine, prompts[0], unsown).tokens) for _ in range(4)}) > 1
+    assert len({tuple(tokens(stream(engine, prompts[0], unsown))) for _ in range(4)}) > 1
 
 
 def test_draws_follow_what_is_left_of_the_probabilities(
@@ -269,9 +233,9 @@ def test_draws_follow_what_is_left_of_the_probabilities(
         "top_p": (0.3, order[: int(np.searchsorted(np.cumsum(p[order]), 0.3)) + 1]),
         "min_p": (0.5, np.flatnonzero(p >= 0.499 * p.max())),
     }
-    for name, (value, tokens) in kept.items():
+    for name, (value, left) in kept.items():
         cut = engine.complete([ids] * 60, Sampling(max_tokens=1, seed=1, **{name: value}))  # type: ignore[arg-type]
-        assert {t for c in cut for t in c.tokens} <= set(tokens.tolist()), name
+        assert {t for c in cut for t in c.tokens} <= set(left.tolist()), name
 
 
 def test_bias_and_penalties_change_the_logits(
@@ -287,20 +251,20 @@ def test_bias_and_penalties_change_the_logits(
         GREEDY, logit_bias={50: 3.0, 60: -100.0}, frequency_penalty=1.5, presence_penalty=0.75
     )
     for ids in prompts:
-        assert answer(engine, ids, sampling).tokens == greedy(model, ids, 24, change)
+        assert tokens(stream(engine, ids, sampling)) == greedy(model, ids, 24, change)
 
 
 def test_the_context_ends_an_answer(engine: Engine) -> None:
     assert engine.context == 128
-    heard = answer(engine, [9] * 120, LONG)
-    assert heard.pieces[-1].finish_reason == "length"
-    assert len(heard.tokens) == 8
+    heard = stream(engine, [9] * 120, LONG)
+    assert heard[-1].finish_reason == "length"
+    assert len(tokens(heard)) == 8
 
 
 def test_time_ends_an_answer(engine: Engine, prompts: list[list[int]]) -> None:
-    heard = answer(engine, prompts[0], replace(LONG, seconds=1e-6))
-    assert heard.pieces[-1].finish_reason == "length"
-    assert 1 <= len(heard.tokens) <= 2
+    heard = stream(engine, prompts[0], replace(LONG, seconds=1e-6))
+    assert heard[-1].finish_reason == "length"
+    assert 1 <= len(tokens(heard)) <= 2
 
 
 def test_the_gap_is_laid_out_as_the_model_learnt_it(engine: Engine) -> None:
@@ -315,34 +279,34 @@ def test_the_gap_is_laid_out_as_the_model_learnt_it(engine: Engine) -> None:
 
 
 def test_cancelling_frees_the_slot(engine: Engine, prompts: list[list[int]]) -> None:
-    call, heard = ask(engine, prompts[3], LONG)
-    heard.next()
-    call.cancel()
-    call.cancel()
-    last = heard.all().pieces[-1]
-    assert last.finish_reason == "cancelled"
-    assert len(heard.tokens) < 120
-    call.cancel()
+    heard = stream(engine, prompts[3], LONG, after=1)  # cancels again at each piece after that
+    assert heard[-1].finish_reason == "cancelled"
+    assert len(tokens(heard)) < 120
     until(lambda: engine.load() == Load(0, 0, 2, 2))
-    assert (
-        answer(engine, prompts[0], GREEDY).tokens == engine.complete(prompts[:1], GREEDY)[0].tokens
-    )
+    same = engine.complete(prompts[:1], GREEDY)[0]
+    assert tokens(stream(engine, prompts[0], GREEDY)) == same.tokens
 
 
 def test_a_full_queue_says_so(engine: Engine, prompts: list[list[int]]) -> None:
-    asked: list[tuple[Call, Heard]] = []
+    told: SimpleQueue[Piece | Exception] = SimpleQueue()
+    calls: list[Call] = []
 
     def fill() -> None:
-        while len(asked) < 20:
-            asked.append(ask(engine, prompts[3], LONG))
+        while len(calls) < 20:
+            calls.append(engine.submit(prompts[3], LONG, told.put))
 
     with pytest.raises(Full):
         fill()
     now = engine.load()
     assert now.running + now.waiting >= 2
-    for call, _ in asked:
+    for call in calls:
         call.cancel()
-    assert {h.all().pieces[-1].finish_reason for _, h in asked} <= {"cancelled", "length"}
+    ends: list[str] = []
+    while len(ends) < len(calls):
+        what = told.get(timeout=60)
+        assert isinstance(what, Piece), what
+        ends += [what.finish_reason] if what.finish_reason else []
+    assert set(ends) <= {"cancelled", "length"}
     until(lambda: engine.load() == Load(0, 0, 2, 2))
 
 
@@ -372,8 +336,8 @@ def test_settings_at_their_ends_are_harmless(engine: Engine, prompts: list[list[
     odd = Sampling(
         max_tokens=10**12, temperature=2.0, top_k=10**12, min_p=1.0, seed=2**64 + 1, top_logprobs=20
     )
-    assert answer(engine, prompts[0], odd).pieces[-1].finish_reason in ("stop", "length")
-    assert answer(engine, prompts[0], GREEDY).pieces[-1].finish_reason in ("stop", "length")
+    assert stream(engine, prompts[0], odd)[-1].finish_reason in ("stop", "length")
+    assert stream(engine, prompts[0], GREEDY)[-1].finish_reason in ("stop", "length")
 
 
 def test_a_caller_that_fails_harms_nobody(engine: Engine, prompts: list[list[int]]) -> None:
@@ -381,5 +345,5 @@ def test_a_caller_that_fails_harms_nobody(engine: Engine, prompts: list[list[int
         raise RuntimeError("this caller is broken")
 
     engine.submit(prompts[0], LONG, fails)
-    assert answer(engine, prompts[0], GREEDY).tokens
+    assert tokens(stream(engine, prompts[0], GREEDY))
     until(lambda: engine.load() == Load(0, 0, 2, 2))
