@@ -11,10 +11,13 @@ from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 
 @pytest.fixture(scope="session")
-def state(tmp_path_factory: pytest.TempPathFactory) -> State:
+def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
     at = tmp_path_factory.mktemp("models")
     model, annotator = tiny_model_folder(at / "model"), tiny_annotator_folder(at / "annotator")
-    return load(Args(models=[Model(folder=str(model))], annotator=str(annotator), threads=1))
+    state = load(Args(models=[Model(folder=str(model))], annotator=str(annotator), threads=1))
+    yield state
+    for engine in state.engines.values():
+        engine.close()
 
 
 @pytest.fixture(scope="session")

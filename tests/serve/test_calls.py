@@ -24,10 +24,11 @@ PATH = "/v1/completions"
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(
-        tiny_model_folder(tmp_path_factory.mktemp("m"), context=8192), threads=1, slots=1, queue=1
-    )
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tiny_model_folder(tmp_path_factory.mktemp("model"), context=8192)
+    engine = load(folder, threads=1, slots=1, queue=1)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

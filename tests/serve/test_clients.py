@@ -30,8 +30,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def engine(folder: Path) -> Engine:
-    return load(folder, threads=1, slots=2, queue=8)
+def engine(folder: Path) -> Iterator[Engine]:
+    engine = load(folder, threads=1, slots=2, queue=8)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture(scope="module")

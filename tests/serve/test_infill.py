@@ -1,6 +1,7 @@
 """`/infill`: llama.cpp's answer and events, what is cut, what is only read, how it ends in time."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -116,8 +117,10 @@ def test_long_text_is_cut_and_said_to_be(client: TestClient) -> None:
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return load(tiny_model_folder(tmp_path_factory.mktemp("model"), masks=3), threads=1)
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = load(tiny_model_folder(tmp_path_factory.mktemp("model"), masks=3), threads=1)
+    yield engine
+    engine.close()
 
 
 words = st.text(alphabet="ab\n é🧊", max_size=300)
