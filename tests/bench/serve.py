@@ -116,7 +116,7 @@ def measured(running: list[Running], model: Path, given: argparse.Namespace) -> 
     for k in range(given.rounds + 1):
         batch = [next(prompts) for _ in range(CLIENTS)]
         for name, way in ways.items():
-            found = way(batch[: 2 if k == 0 else CLIENTS])
+            found = way(batch[: 1 if k == 0 else CLIENTS])
             print(f"round {k} of {given.rounds}: {name} {found[1]:.1f} s", file=sys.stderr)
             rounds[name] += [found] if k else []
     for r in running:
