@@ -1,6 +1,6 @@
 """How fast completions are served: 8 clients that stream at once, ours against other servers.
 
-    python -m tests.bench.serve --json --rivals VENV/bin/python --llama-server BINARY
+    python -m tests.bench.serve --json --rivals VENV/bin/python --llama-cpp BINARY
 
 One Llama of 100 million random weights (`llama`), 256-token prompts that no server has seen, 64 new
 tokens each, greedy, never ended early. The servers take turns, the others stopped; a round is one
@@ -18,30 +18,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import numpy as np
 
 from tests.bench import corpus, llama, serve_annotate, servers
 from tests.bench.servers import Running, Server
+from tests.bench.unserved import Asked, LlamaCpp, Round, Sequential, Way
 
 CLIENTS, PROMPT, NEW = 8, 256, 64
-
-
-class Asked(NamedTuple):
-    """One request: seconds to its first text and to its end, and the tokens it got."""
-
-    first: float
-    whole: float
-    tokens: int
-
-
-Round = tuple[list[Asked], float]
-"""The requests of a round and the seconds it took."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -54,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     with ExitStack() as stack:
         chosen, missing = contenders(model, annotator, given)
         running = [stack.enter_context(servers.started(s, given.cache)) for s in chosen]
+        running += [_in_8_bits(r) for r in running if r.server.name == "ours"]
         result |= measured(running, model, given) | {"missing": missing}
         if "annotate" in given.parts:
             url = next(r.url for r in running if r.server.name == "ours")
@@ -72,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--rivals", type=Path, help="a Python that has transformers[serving] and gguf"
     )
-    made.add_argument("--llama-server", type=Path, help="llama.cpp's server")
+    made.add_argument("--llama-cpp", type=Path, help="its llama-batched-bench, where it is built")
     made.add_argument("--batching", default="", help="further options of its continuous batching")
     made.add_argument("--only", nargs="*", help="the systems to measure; all if left out")
     made.add_argument("--parts", nargs="*", default=["annotate", "overhead"])
@@ -89,7 +80,7 @@ def contenders(
     model: Path, annotator: Path, given: argparse.Namespace
 ) -> tuple[list[Server], dict[str, str]]:
     """The servers that can be started here, and why each of the others cannot."""
-    found = [servers.ours("--model", str(model), "--annotator", str(annotator))]
+    found = [servers.ours("--model", str(model), "--int8", "--annotator", str(annotator))]
     missing = dict[str, str]()
     if given.rivals and servers.has_serving(given.rivals):
         batching = ["--continuous-batching", *given.batching.split()]
@@ -101,35 +92,31 @@ def contenders(
         )
     else:
         missing["transformers serve"] = "no --rivals with transformers[serving]"
-    if given.rivals and given.llama_server and given.llama_server.exists():
-        found.append(_llama_cpp(model, given))
-    else:
-        missing["llama.cpp"] = "no --llama-server"
+    if not given.llama_cpp:
+        missing["llama.cpp"] = "no --llama-cpp"
     return [s for s in found if not given.only or s.name in given.only], missing
 
 
-def _llama_cpp(model: Path, given: argparse.Namespace) -> Server:
-    gguf = given.cache / "llama-100m.gguf"
-    if not gguf.exists():
-        command = [given.rivals, "-m", "tests.bench.llama", model, gguf]
-        subprocess.run([str(part) for part in command], check=True)
-    return servers.llama_server(given.llama_server, gguf, CLIENTS, PROMPT + NEW + 64)
+def _in_8_bits(running: Running) -> Running:
+    """Our server's other model, which is not the same and stands apart."""
+    return replace(
+        running, server=replace(running.server, name="ours, int8", more={"model": "int8"})
+    )
 
 
 def measured(running: list[Running], model: Path, given: argparse.Namespace) -> dict[str, Any]:
     """Rounds in turn, each system on the same new prompts; one round before them is not counted."""
     needed = CLIENTS * (given.rounds + 1)
     prompts = iter(llama.prompts(model, needed, PROMPT, given.seed))
-    ways: dict[str, Callable[[list[str]], Round]] = {r.server.name: _way(r) for r in running}
-    if not given.only or "generate" in given.only:
-        ways["generate"] = Sequential(model)
+    ways: dict[str, Way] = {r.server.name: _way(r) for r in running}
+    ways |= _unserved(model, given)
     rounds: dict[str, list[Round]] = {name: [] for name in ways}
     for r in running:
         servers.pause(r)
     for k in range(given.rounds + 1):
         batch = [next(prompts) for _ in range(CLIENTS)]
         for name, way in ways.items():
-            found = way(batch[: 2 if k == 0 else CLIENTS])
+            found = way(batch[: 1 if k == 0 else CLIENTS])
             print(f"round {k} of {given.rounds}: {name} {found[1]:.1f} s", file=sys.stderr)
             rounds[name] += [found] if k else []
     for r in running:
@@ -137,7 +124,19 @@ def measured(running: list[Running], model: Path, given: argparse.Namespace) -> 
     return _told(rounds)
 
 
-def _way(running: Running) -> Callable[[list[str]], Round]:
+def _unserved(model: Path, given: argparse.Namespace) -> dict[str, Way]:
+    """Those that are no server, or are measured without theirs."""
+    found: dict[str, Way] = {"generate": Sequential(model, NEW)}
+    if given.llama_cpp and given.rivals:
+        gguf = given.cache / "llama-100m.gguf"
+        if not gguf.exists():
+            command = [given.rivals, "-m", "tests.bench.llama", model, gguf]
+            subprocess.run([str(part) for part in command], check=True)
+        found["llama.cpp, its own benchmark"] = LlamaCpp(given.llama_cpp, gguf, PROMPT, NEW)
+    return {name: way for name, way in found.items() if not given.only or name in given.only}
+
+
+def _way(running: Running) -> Way:
     def ask(prompts: list[str]) -> Round:
         servers.go_on(running)
         start = time.perf_counter()
@@ -180,45 +179,6 @@ async def _events(answer: httpx.Response) -> Any:
             yield json.loads(line[6:])
 
 
-class Sequential:
-    """transformers' `generate`, one prompt after another, as if all had been asked for at once."""
-
-    def __init__(self, model: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        torch.set_num_threads(2)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
-
-    def __call__(self, prompts: list[str]) -> Round:
-        start = time.perf_counter()
-        found = [self._one(prompt, start) for prompt in prompts]
-        return found, time.perf_counter() - start
-
-    def _one(self, prompt: str, start: float) -> Asked:
-        first = list[float]()
-        inputs = self.tokenizer(prompt, return_tensors="pt")
-        out = self.model.generate(
-            **inputs, max_new_tokens=NEW, do_sample=False, streamer=_Clock(first)
-        )
-        tokens = out.shape[1] - inputs["input_ids"].shape[1]
-        return Asked(first[1] - start, time.perf_counter() - start, int(tokens))
-
-
-class _Clock:
-    """Notes when tokens come; the prompt is the first that `generate` hands over."""
-
-    def __init__(self, at: list[float]) -> None:
-        self.at = at
-
-    def put(self, _: Any) -> None:
-        self.at.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
 def _told(rounds: dict[str, list[Round]]) -> dict[str, Any]:
     rates = {n: [sum(a.tokens for a in asked) / s for asked, s in r] for n, r in rounds.items()}
     firsts = {n: [1e3 * a.first for asked, _ in r for a in asked] for n, r in rounds.items()}
@@ -232,7 +192,7 @@ def _told(rounds: dict[str, list[Round]]) -> dict[str, Any]:
 
 def _overhead() -> dict[str, Any]:
     """What Serve adds to a request, as `serve_overhead` finds it in a process of its own."""
-    command = [sys.executable, "-m", "tests.bench.serve_overhead", "--json"]
+    command = [sys.executable, "-m", "tests.bench.serve_overhead", "--json", "--ways", "direct"]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return {"overhead_ms": found["overhead_ms"], "overhead": found}

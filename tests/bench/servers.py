@@ -92,13 +92,6 @@ def transformers_serve(
     return Server(name, command, {"model": str(model)})
 
 
-def llama_server(binary: Path, gguf: Path, slots: int, context: int) -> Server:
-    """llama.cpp's server with a place for every client; its end tokens are never taken."""
-    room = ["-c", str(slots * context), "-np", str(slots), "-t", "2", "-tb", "2"]
-    command = [str(binary), "-m", str(gguf), "--host", "127.0.0.1", "--port", "{port}", *room]
-    return Server("llama.cpp", command, {"ignore_eos": True, "cache_prompt": False})
-
-
 def has_serving(python: Path) -> bool:
     """Whether this interpreter has what `transformers serve` needs."""
     probe = "import openai, fastapi, uvicorn, transformers.cli.serve"
