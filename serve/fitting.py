@@ -45,7 +45,7 @@ def fit(
     most = engine.context // SHARE
     free = max(SLACK, min(answer, most) if answer >= 0 else most)
     room = engine.context - free - len(engine.prompt("", ""))
-    typed = begun.ids[-max(room // 2, 1) :]
+    typed = begun.ids[-max(room // 2, room - len(before) - len(after), 1) :]
     room -= len(typed)
     tail = min(len(after), max(room // SHARE, room - len(before)))
     head = min(len(before), room - tail)

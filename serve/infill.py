@@ -5,8 +5,10 @@ into the engine's cache. Knows nothing of the model's infill layout.
 """
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request, Response
@@ -144,11 +146,16 @@ async def _chunks(
 ) -> AsyncIterator[dict[str, Any]]:
     """In a stream a chunk for each piece; then the whole answer."""
     loop = asyncio.get_running_loop()
-    limit = None if patience is None else loop.call_later(patience / 1000, calls.cancel)
+    until = math.inf if patience is None else loop.time() + patience / 1000
+    limit = None if patience is None else loop.call_at(until, calls.cancel)
     pieces: list[Piece] = []
+    late = False
     async for _, piece in calls:
         if limit:
             limit.cancel()
+        if late := late or (not pieces and loop.time() > until):
+            calls.cancel()
+            piece = replace(piece, text="", tokens=[], logprobs=[], top=[])
         pieces.append(piece)
         part = teller.part(piece)
         if teller.streams and piece.text:

@@ -5,6 +5,7 @@ wait, all in one packed batch (continuous batching: Orca, OSDI 2022; pieces of p
 arXiv 2308.16369). Knows nothing of HTTP, Ray or benchmarks.
 """
 
+import atexit
 import logging
 import threading
 from collections import deque
@@ -73,6 +74,7 @@ class Batching:
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._work, daemon=True, name="icefloe-engine")
         self._thread.start()
+        atexit.register(self.close)  # a thread inside torch when the process ends would abort it
 
     def prompt(
         self, prefix: str, suffix: str | None = None, extra: Sequence[tuple[str, str]] = ()
@@ -129,6 +131,7 @@ class Batching:
 
     def close(self) -> None:
         """See `engine.Engine`."""
+        atexit.unregister(self.close)
         with self._wake:
             self._closed = True
             self._wake.notify()
