@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--only", nargs="*", help="the systems to measure; all if left out")
     made.add_argument("--parts", nargs="*", default=["annotate", "overhead"])
     made.add_argument("--encoder", type=Path, help="a folder with a BERT and its tokenizer.json")
-    made.add_argument("--files", type=int, default=64, help="files to annotate in a round")
+    made.add_argument("--files", type=int, default=16, help="files to annotate in a round")
     made.add_argument("--seed", type=int, default=1, help="of the prompts")
     made.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir(), "icefloe-serve"))
     made.add_argument("--json", action="store_true", help="end with one line of JSON")
