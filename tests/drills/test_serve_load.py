@@ -27,6 +27,8 @@ RESULTS = Path(__file__).parents[1] / "bench/RESULTS/serve_load.jsonl"
 SECONDS = float(os.environ.get("ICEFLOE_DRILL_SECONDS", "60"))
 SLOTS, DEADLINE, GONE, IDLE = 16, 10, 200, 1000
 """Slots of the model; the seconds that a request allows; clients that leave; connections that ask nothing."""
+TOKENS = 256
+"""New tokens of a request: so many that the server, not the client beside it, is what has too much to do."""
 PATH = "/v1/completions"
 BODY = {"prompt": "def add(", "temperature": 1, "seed": 1}
 BODY |= {"logit_bias": dict.fromkeys(map(str, range(7)), -100)}  # no end by itself
@@ -112,28 +114,33 @@ def rss(pid: int) -> int:
 
 def test_overload(server: Running, tell: dict[str, Any]) -> None:
     """Twice the requests a second that it was found to answer, whatever becomes of them."""
-    rate, found = asyncio.run(overload(server.url))
+    rate, warm, found = asyncio.run(overload(server))
     ends = Counter(end.status for end in found)
     times = [end.seconds for end in found if end.status == 200]
     tell |= {"seconds": SECONDS, "sustained_per_s": round(rate, 1), "asked": len(found)}
     tell |= {"ends": {str(k): n for k, n in sorted(ends.items())}}
-    tell |= {"accepted_p50_s": statistics.median(times), "accepted_max_s": max(times)}
-    assert set(ends) <= {200, 429, 503}, ends
+    tell |= {
+        "mb_warm": warm,
+        "accepted_p50_s": statistics.median(times),
+        "accepted_max_s": max(times),
+    }
+    assert {200} < set(ends) <= {200, 429, 503}, ends
     assert all(end.says for end in found if end.status != 200)
     assert max(times) < DEADLINE
 
 
-async def overload(url: str) -> tuple[float, list[End]]:
+async def overload(server: Running) -> tuple[float, int, list[End]]:
+    """Sustained requests a second, megabytes after that, and how all of twice as many ended."""
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120, limits=limits) as client:
         await sustained(client, 2)
-        rate = await sustained(client, 6)
+        rate, warm = await sustained(client, 6), memory(server)
         tasks, start = [], time.monotonic()
         while (at := time.monotonic() - start) < SECONDS:
             due = int(2 * rate * at) - len(tasks)
             tasks += [asyncio.create_task(ask(client)) for _ in range(due)]
             await asyncio.sleep(0.005)
-        return rate, list(await asyncio.gather(*tasks))
+        return rate, warm, list(await asyncio.gather(*tasks))
 
 
 async def sustained(client: httpx.AsyncClient, seconds: float) -> float:
@@ -143,7 +150,8 @@ async def sustained(client: httpx.AsyncClient, seconds: float) -> float:
     async def work() -> None:
         nonlocal done
         while time.monotonic() - start < seconds:
-            done += (await ask(client)).status == 200
+            end = await ask(client)  # not in one with the sum, which is read before it waits
+            done += end.status == 200
 
     await asyncio.gather(*(work() for _ in range(2 * SLOTS)))
     return done / (time.monotonic() - start)
@@ -153,7 +161,7 @@ async def ask(client: httpx.AsyncClient) -> End:
     start = time.monotonic()
     try:
         headers = {"x-request-timeout-seconds": str(DEADLINE)}
-        answer = await client.post(PATH, json=BODY | {"max_tokens": 32}, headers=headers)
+        answer = await client.post(PATH, json=BODY | {"max_tokens": TOKENS}, headers=headers)
     except httpx.TransportError:
         return End(0, time.monotonic() - start, False)
     return End(answer.status_code, time.monotonic() - start, "retry-after" in answer.headers)
