@@ -289,7 +289,7 @@ def test_a_copy_that_fails_leaves_nothing_known(engine: Batching) -> None:
     slots = Slots(2, broken)
     slots.all[0].tokens, slots.all[1].tokens = TEXTS[4][:], TEXTS[3][:]
     slots.all[0].used = 1
-    call = engine._call(TEXTS[4][:20] + [8], GREEDY, lambda _: None, 0)
+    call = engine._call([*TEXTS[4][:20], 8], GREEDY, lambda _: None, 0)
     with pytest.raises(MemoryError):
         slots.take(call)
     assert [s.tokens for s in slots.all] == [TEXTS[4], []]
