@@ -297,7 +297,7 @@ def export(
 @cli.command()
 def serve(
     run: RunName = None,
-    port: int = 8000,
+    port: Annotated[int, typer.Option(min=1, max=65_535)] = 8000,
     host: str = "127.0.0.1",
     store: StoreUri = "store",
     model: Annotated[
@@ -327,12 +327,13 @@ def serve(
         os.environ |= environment(port)
     from cluster import serving
     from cluster.start import connect
-    from serve.start import finish, names, start
+    from serve.app import names
+    from serve.start import finish, start
 
     how = {"engine": engine, "precision": precision, "threads": threads, "slots": slots}
     args = serving.arguments(Store(store), run, model or [], keys, **how)
     start(args, host=host, port=port, connect=connect)
-    url = f"http://{host}:{port}"
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     for line in serving.announcement(args, names(args), url):
         out.print(Text(line), soft_wrap=True)
     stopped = threading.Event()

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from pipeline.core.errors import RecipeError
 from serve import (
     annotations,
     chat,
@@ -153,7 +154,7 @@ def load(args: Args) -> State:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     threads = args.threads or os.cpu_count() or 1
     state, engines, facts = State(), {}, {}
-    for model in args.models:
+    for name, model in zip(names(args), args.models, strict=True):
         options: dict[str, Any] = {} if model.slots is None else {"slots": model.slots}
         loaded = engine.load(
             model.folder,
@@ -163,7 +164,6 @@ def load(args: Args) -> State:
             precision=model.precision,
             **options,
         )
-        name = model.name or named(model.folder)
         engines[name], facts[name] = loaded, _facts(model)
     if args.annotator is not None:
         state.judge = judges.load(args.annotator, threads=threads, device=device)
@@ -172,7 +172,17 @@ def load(args: Args) -> State:
     return state
 
 
-def named(folder: str) -> str:
+def names(args: Args) -> list[str]:
+    """What the models are called, in order. RecipeError where two have one name."""
+    found = [model.name or _named(model.folder) for model in args.models]
+    if twice := next((n for n in found if found.count(n) > 1), None):
+        raise RecipeError(
+            f"two models are named {twice!r}: give one a name of its own, NAME=FOLDER"
+        )
+    return found
+
+
+def _named(folder: str) -> str:
     """A release's name, else its architecture's."""
     card = Path(folder) / "icefloe.json"
     told = json.loads(card.read_text()) if card.is_file() else {}

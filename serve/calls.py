@@ -53,8 +53,13 @@ class Calls:
         self._waiting = deque(enumerate(rows))
         self._running: dict[int, Call] = {}
         self._begun: set[int] = set()
+        self._again: asyncio.TimerHandle | None = None
         self._at_once = max(1, engine.load().slots)
-        self._submit()
+        try:
+            self._submit()
+        except BaseException:  # a row that the engine refuses takes those before it along
+            self.cancel()
+            raise
         if not self._running:
             raise full()
         self._guard = self._loop.create_task(self._leave(request))
@@ -76,19 +81,28 @@ class Calls:
     def cancel(self) -> None:
         """End every row; those that run still tell a last piece."""
         self._waiting.clear()
+        self._calm()
         for call in self._running.values():
             call.cancel()
 
     def _submit(self) -> None:
+        self._calm()
         while self._waiting and len(self._running) < self._at_once:
             k, row = self._waiting[0]
             try:
                 call = self._engine.submit(row.ids, self._sampling, self._tell(k), row.sample)
             except Full:
-                self._loop.call_later(RETRY, self._events.put_nowait, None)
+                self._again = self._loop.call_later(RETRY, self._events.put_nowait, None)
                 return
+            except ValueError as e:  # what this engine alone does not take
+                raise Refusal(400, str(e), str(e).split()[0]) from None
             self._running[k] = call
             self._waiting.popleft()
+
+    def _calm(self) -> None:
+        """Forget that it would be tried again: each event tries, and there is one timer at most."""
+        if self._again:
+            self._again.cancel()
 
     def _count(self, k: int, piece: Piece) -> None:
         if k not in self._begun:

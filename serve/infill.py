@@ -139,6 +139,8 @@ def _warm(engine: Engine, ids: Sequence[int]) -> None:
         engine.submit(ids, Sampling(max_tokens=1), lambda _: None)
     except Full:
         raise full() from None
+    except ValueError as e:
+        raise too_long(str(e)) from None
 
 
 async def _chunks(

@@ -5,6 +5,7 @@ The file is read again when it changes. Knows nothing of requests.
 
 import hmac
 import logging
+import math
 import os
 import stat
 import time
@@ -40,7 +41,10 @@ def file_keys(path: str | None) -> tuple[str, ...]:
     if not (file := Path(path)).is_file():
         raise RecipeError(f"no keys file {path}")
     _check_mode(file)
-    lines = [line.strip() for line in file.read_text().splitlines()]
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path} is no text: write one key a line, in UTF-8") from None
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise RecipeError(f"{path} has no key: write one a line")
@@ -63,9 +67,9 @@ def _hash(key: str) -> str:
 class Keyring:
     """The keys that are accepted now; none admits anyone.
 
-    fixed: hashes that always count. from_file: those that `file` held when they were read; a replica
-    that cannot see the file keeps them, one that can follows its changes. A file that has become
-    wrong changes nothing but the log.
+    fixed: hashes that always count. from_file: those that `file` held when they were read, which a later
+    replica gets too; one that cannot see the file keeps them, one that can goes by the file from its first
+    request on. A file that has become wrong changes nothing but the log.
     """
 
     def __init__(
@@ -73,7 +77,8 @@ class Keyring:
     ) -> None:
         self._fixed, self._file = tuple(fixed), file
         self._keys = (*fixed, *from_file)
-        self._looked, self._seen = -EVERY, None if file is None else _mark(file)
+        self._looked = -math.inf
+        self._seen: tuple[int, ...] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._keys)
@@ -94,16 +99,17 @@ class Keyring:
             return
         self._seen = mark
         try:
-            self._keys = (*self._fixed, *file_keys(self._file))
-            log.warning("%s has changed: %s keys now", self._file, len(self._keys))
+            before, self._keys = self._keys, (*self._fixed, *file_keys(self._file))
+            if before != self._keys:
+                log.warning("%s has changed: %s keys now", self._file, len(self._keys))
         except (RecipeError, OSError) as e:
             log.error("the keys stay as they were: %s", e)
 
 
-def _mark(file: str) -> tuple[int, int, int] | None:
+def _mark(file: str) -> tuple[int, ...] | None:
     """What changes when a file does; None while it cannot be seen."""
     try:
         found = os.stat(file)
     except OSError:
         return None
-    return found.st_mtime_ns, found.st_ino, found.st_mode
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_mode

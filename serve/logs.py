@@ -11,6 +11,7 @@ import sys
 import time
 import uuid
 from datetime import UTC, datetime
+from http import HTTPMethod
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -24,6 +25,8 @@ log = logging.getLogger("serve.requests")
 ID = "x-request-id"
 SANE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 """What a client's own id may be, so that it cannot forge a line of a log (ours)."""
+METHODS = frozenset(HTTPMethod)
+"""Those that are counted by their name; a client may make up as many as it likes."""
 GONE = 499
 """The status of a request whose client went away (nginx's)."""
 
@@ -85,7 +88,8 @@ class Access:
         )  # a stream's 200 is out before its client goes
         seconds = time.monotonic() - state["began"]
         route = getattr(scope.get("route"), "path", "none")
-        self.meters.answered(route, scope["method"], status, seconds)
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self.meters.answered(route, method, status, seconds)
         if status >= 400:
             self.meters.erred(str(state.get("code") or status))
         told = {"request": state["id"], "key": state.get("client", "")[:8], "route": route}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.errors import RecipeError, StageError
-from serve.app import Args, application, named
+from serve.app import Args, application, names
 from serve.keys import KEY, env_keys, file_keys
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def _check(args: Args, host: str, port: int) -> None:
     for folder in folders:
         if not (folder / "config.json").is_file():
             raise RecipeError(f"{folder} is no model folder: no config.json")
+    names(args)
     if args.annotator and not (Path(args.annotator) / "annotator.json").is_file():
         raise RecipeError(f"{args.annotator} is no annotator folder: no annotator.json")
     need, have = ROOM * sum(map(_weights, folders)), _free()
@@ -97,9 +98,10 @@ def _check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as e:
+        except (OSError, OverflowError) as e:  # the latter for a number that no port has
+            why = getattr(e, "strerror", None) or e
             raise RecipeError(
-                f"{host}:{port} cannot be listened on ({e.strerror}): name another --port"
+                f"{host}:{port} cannot be listened on ({why}): name another --port"
             ) from None
 
 
@@ -124,11 +126,6 @@ def _reason(e: RuntimeError) -> str:
     deployed = serve.status().applications.get(NAME)
     messages = [d.message for d in deployed.deployments.values()] if deployed else []
     return str((*filter(None, messages), str(e))[0]).strip().splitlines()[-1]
-
-
-def names(args: Args) -> list[str]:
-    """What the models are called, in order."""
-    return [model.name or named(model.folder) for model in args.models]
 
 
 def finish() -> None:

@@ -179,8 +179,12 @@ class Batching:
     def _admit(self) -> None:
         """Slots for those that wait, first come first served; who will find its prompt read by
         another one after the next step is passed over until then."""
-        room = self._read - sum(len(s.ids) - len(s.tokens) for s in self._slots.active)
-        for call in list(self._waiting)[: 2 * len(self._slots.all)]:
+        unread = (len(s.ids) - len(s.tokens) for s in self._slots.active)
+        room = self._read - sum(n for n in unread if n > 1)
+        # Whoever has left gives its place in the queue back, however far behind it is.
+        left = [call for call in self._waiting if call.cancelled]
+        first = list(self._waiting)[: 2 * len(self._slots.all)]
+        for call in dict.fromkeys([*left, *first]):
             try:
                 if call.cancelled or not (call.wants or call.sampling.prompt_logprobs):
                     call.end("cancelled" if call.cancelled else "length")

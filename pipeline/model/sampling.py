@@ -91,7 +91,9 @@ def _drawn(
 ) -> torch.Tensor:
     """One token id a row (rows,): where `uniform` falls in the cumulated probabilities."""
     heat = logits.new_tensor([s.temperature for s in settings], dtype=torch.double)
-    probs = (logits.double() / heat[:, None]).softmax(-1)
+    # From the likeliest down: next to no heat takes the others to minus infinity, and none to NaN.
+    below = logits.double() - logits.max(-1, keepdim=True).values.double()
+    probs = (below / heat[:, None]).softmax(-1)
     level = heat.new_tensor(uniform)[:, None]
     out = torch.empty(len(settings), dtype=torch.long, device=logits.device)
     whole = np.array([s.top_k == 0 and s.top_p == 1 and s.min_p == 0 for s in settings])
@@ -107,7 +109,7 @@ def _drawn(
 def _kept(probs: torch.Tensor, settings: Sequence[Sampling]) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights (rows, C), 0 where cut off, and token ids, likeliest first."""
     size = probs.shape[-1]
-    k = probs.new_tensor([[s.top_k or size] for s in settings])
+    k = probs.new_tensor([[min(s.top_k or size, size)] for s in settings])
     p = probs.new_tensor([[s.top_p] for s in settings])
     least = probs.new_tensor([[s.min_p] for s in settings])
     count = min(size, max(_HEAD, *(s.top_k for s in settings)))

@@ -58,6 +58,7 @@ class Slots:
         known = min(known, len(call.ids) - 1) if known >= LEAST else 0
         slot = self._room(free, best, known)
         if known and slot is not best:
+            slot.tokens = []  # a copy that fails leaves a part of both
             self._copy(best.number, slot.number, known)
         slot.tokens, slot.ids, slot.call = call.ids[:known], list(call.ids), call
         slot.used, call.cached_tokens = next(self._clock), known

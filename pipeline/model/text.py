@@ -50,8 +50,7 @@ class Text:
         text = self._before_stop(self._held + fresh)
         if self.stopped:
             return text
-        begun = (k for s in self._stop for k in range(len(s) - 1, 0, -1) if text.endswith(s[:k]))
-        safe = len(text) - max(begun, default=0)
+        safe = len(text) - max((_begun(text, s) for s in self._stop), default=0)
         self._held = text[safe:]
         return text[:safe]
 
@@ -59,3 +58,9 @@ class Text:
         found = [at for s in self._stop if (at := text.find(s)) >= 0]
         self.stopped = bool(found)
         return text[: min(found, default=len(text))]
+
+
+def _begun(text: str, stop: str) -> int:
+    """How much of `stop` the text ends with; a stop string may be a million characters long."""
+    most = min(len(text), len(stop) - 1)
+    return next((k for k in range(most, 0, -1) if text.endswith(stop[:k])), 0)

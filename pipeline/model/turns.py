@@ -24,11 +24,11 @@ def turn(device: str) -> Iterator[None]:
         queue.append(mine)
         if queue[0] is mine:
             mine.set()
-    mine.wait()
     try:
+        mine.wait()
         yield
     finally:
         with _lock:
-            queue.popleft()
+            queue.remove(mine)  # not always the first: Ctrl-C may end the wait
             if queue:
                 queue[0].set()

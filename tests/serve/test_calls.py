@@ -1,17 +1,22 @@
 """How calls end before their time: clients that leave, deadlines, full queues, an engine that stops."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-from pipeline.model.engine import Engine, Full, Sampling, load
+from pipeline.model.engine import Engine, Full, Load, Piece, Sampling, load
 from serve.app import api
+from serve.calls import Calls, Row
+from serve.guard import Refusal
+from serve.metrics import Meters, Watch
 from serve.state import State
 from tests.serve.asking import chunks, refused
 from tests.serve.live import serving
@@ -130,3 +135,68 @@ def test_an_engine_that_stops_says_so(tmp_path: Path) -> None:
             *_, error, _, done, _ = lines
         assert '"code":"stopping"' in error
         assert done == "data: [DONE]"
+
+
+class Picky:
+    """An engine with one slot that takes a first call, and then does as it is told."""
+
+    def __init__(self, then: Exception, slots: int = 1) -> None:
+        self.then, self.slots, self.asked, self.cancelled = then, slots, 0, 0
+        self.tell: Any = None
+
+    def load(self) -> Load:
+        return Load(0, 0, self.slots, 0)
+
+    def submit(self, ids: Any, sampling: Any, tell: Any, sample: int = 0) -> "Picky":
+        self.asked += 1
+        if self.asked > 1:
+            raise self.then
+        self.tell = tell
+        return self
+
+    def cancel(self) -> None:
+        self.cancelled += 1
+
+
+class Listening:
+    """A request whose client stays."""
+
+    state = SimpleNamespace(began=0.0)
+
+    async def receive(self) -> dict[str, str]:
+        await asyncio.sleep(60)
+        return {"type": "http.disconnect"}
+
+
+def called(engine: Any) -> Calls:
+    request: Any = Listening()
+    rows = [Row([9], k) for k in range(2)]
+    return Calls(engine, rows, Sampling(), request, Watch(Meters(), request, "picky"))
+
+
+def test_what_an_engine_refuses_is_the_clients_mistake_and_leaks_nothing() -> None:
+    async def ask() -> None:
+        engine = Picky(ValueError("temperature is 3: 0 to 2 with vLLM"), slots=2)
+        with pytest.raises(Refusal, match="0 to 2") as found:
+            called(engine)
+        assert (found.value.status_code, found.value.param) == (400, "temperature")
+        assert engine.cancelled == 1
+
+    asyncio.run(ask())
+
+
+def test_a_row_that_waits_asks_no_oftener_the_more_the_others_tell() -> None:
+    async def ask() -> int:
+        engine = Picky(Full("full"), slots=2)
+        calls = called(engine)
+        pieces = aiter(calls)
+        for _ in range(50):
+            engine.tell(Piece("x", [1], [0.0]))
+            await anext(pieces)
+        engine.asked = 1
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await anext(pieces)
+        return engine.asked
+
+    assert asyncio.run(ask()) < 10

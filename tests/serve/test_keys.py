@@ -68,6 +68,28 @@ def test_a_ring_follows_its_file(
     assert bool(ring)
 
 
+def test_a_later_replica_goes_by_the_file_of_its_time(tmp_path: Path) -> None:
+    path = write(tmp_path / "keys", "revoked\n")
+    deployed = file_keys(path)
+    write(tmp_path / "keys", "newer\n")
+    ring = Keyring((), deployed, path)
+    assert ring.who("revoked") is None
+    assert ring.who("newer")
+
+
+def test_a_file_that_is_no_text_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "EVERY", 0)
+    path = write(tmp_path / "keys", "one\n")
+    ring = Keyring((), file_keys(path), path)
+    assert ring.who("one")
+    (tmp_path / "keys").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(RecipeError, match="no text"):
+        file_keys(path)
+    assert ring.who("one")
+
+
 def test_a_ring_without_its_file_keeps_what_it_was_given() -> None:
     ring = Keyring((), hashed("one"), "/nowhere/keys")
     assert ring.who("one")

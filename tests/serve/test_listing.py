@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from pipeline.core.errors import RecipeError
 from serve.app import Args, Model, api, load
+from serve.start import start
 from serve.state import State
 from tests.serve.asking import ANNOTATE, COMPLETE, refused
 from tests.tiny import tiny_model_folder
@@ -93,3 +95,17 @@ def test_no_annotator_is_told_plainly(several: State) -> None:
 def test_models_have_names_of_their_own() -> None:
     with pytest.raises(ValueError, match="two models are named 'a'"):
         Args(models=[Model(name="a", folder="x"), Model(name="a", folder="y")])
+
+
+def test_two_models_whose_cards_have_one_name_are_refused(tmp_path: Path) -> None:
+    folders = [str(tiny_model_folder(tmp_path / name)) for name in "ab"]
+    with pytest.raises(RecipeError, match="two models are named 'tiny'"):
+        load(Args(models=[Model(folder=folder) for folder in folders], threads=1))
+    with pytest.raises(RecipeError, match="two models are named 'tiny'"):
+        start(Args(models=[Model(folder=folder) for folder in folders]))
+
+
+def test_a_port_that_is_none_is_named(tmp_path: Path) -> None:
+    model = Args(models=[Model(folder=str(tiny_model_folder(tmp_path)))])
+    with pytest.raises(RecipeError, match="70000 cannot be listened on"):
+        start(model, port=70_000)

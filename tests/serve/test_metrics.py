@@ -77,3 +77,13 @@ def test_requests_and_errors_are_counted_by_route(state: State) -> None:
     assert found['icefloe_slots{model="tiny"}'] >= 1
     assert found['icefloe_model_loaded{model="tiny"}'] == 1
     assert found["icefloe_ready"] == 1
+
+
+def test_made_up_methods_are_counted_as_one(state: State) -> None:
+    served = State(state.engines)
+    client = TestClient(api(served))
+    for k in range(3):
+        client.request(f"SPAM{k}", "/v1/models")
+    text = served.meters.text().decode()
+    assert 'method="other"' in text
+    assert "SPAM" not in text

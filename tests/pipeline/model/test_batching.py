@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 from pipeline.model.architectures import build
 from pipeline.model.batching import Batching
 from pipeline.model.engine import Full, Load, Piece, Sampling
+from pipeline.model.slots import Slots
 from tests.pipeline.model.asking import stream, tokens
 from tests.tiny import tiny_model_folder, tiny_tokenizer
 
@@ -65,6 +66,10 @@ def idle(engine: Batching) -> Load:
             break
         time.sleep(0.02)
     return engine.load()
+
+
+def idle_now(engine: Batching) -> bool:
+    return engine.load()[:2] == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +244,55 @@ def test_a_queue_has_an_end_and_cancelling_makes_room(engine: Batching) -> None:
     for call in calls:
         call.cancel()
     assert tokens(stream(engine, TEXTS[1], replace(LONG, max_tokens=3)))
+
+
+@BUSY
+def test_whoever_leaves_the_end_of_the_queue_makes_room(tmp_path: Path) -> None:
+    with closing(Batching(tiny_model_folder(tmp_path), slots=1, queue=4)) as engine:
+        calls = [engine.submit(TEXTS[1], LONG, lambda _: None)]
+        while engine.load().running == 0:
+            time.sleep(0.01)
+        engine._step = lambda _: time.sleep(0.01)  # type: ignore[method-assign,assignment]
+        calls += [engine.submit(TEXTS[1], LONG, lambda _: None) for _ in range(4)]
+        for call in calls[-2:]:
+            call.cancel()
+        for _ in range(200):
+            if engine.load().waiting == 2:
+                break
+            time.sleep(0.01)
+        assert engine.load().waiting == 2
+
+
+@BUSY
+def test_more_slots_than_tokens_read_at_once_are_used(tmp_path: Path) -> None:
+    most = 0
+    with closing(Batching(tiny_model_folder(tmp_path), slots=6, read=3)) as engine:
+
+        def tell(_: Piece | Exception) -> None:
+            nonlocal most
+            most = max(most, len(engine._slots.active))
+
+        calls = [engine.submit([9], LONG, tell, i) for i in range(6)]
+        for _ in range(200):
+            if most == 6 or idle_now(engine):
+                break
+            time.sleep(0.01)
+        for call in calls:
+            call.cancel()
+    assert most == 6
+
+
+def test_a_copy_that_fails_leaves_nothing_known(engine: Batching) -> None:
+    def broken(source: int, to: int, places: int) -> None:
+        raise MemoryError("in the middle")
+
+    slots = Slots(2, broken)
+    slots.all[0].tokens, slots.all[1].tokens = TEXTS[4][:], TEXTS[3][:]
+    slots.all[0].used = 1
+    call = engine._call([*TEXTS[4][:20], 8], GREEDY, lambda _: None, 0)
+    with pytest.raises(MemoryError):
+        slots.take(call)
+    assert [s.tokens for s in slots.all] == [TEXTS[4], []]
 
 
 @BUSY

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import pytest
@@ -256,3 +257,20 @@ def test_settings_out_of_range_are_named(bad: dict[str, object], says: str) -> N
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no model folder"):
         Batching(tmp_path)
+
+
+class Counted(str):
+    """A text that counts how often a part of it was looked at."""
+
+    looks = 0
+
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        Counted.looks += 1
+        return str(self)[key]
+
+
+def test_a_long_stop_string_costs_no_more_than_the_text(engine: Batching) -> None:
+    answer = Text(engine.tokenizer, [Counted("xyz" * 5000)])
+    for token in engine.prompt("def add(a, b):"):
+        answer.add(token)
+    assert Counted.looks < 200

@@ -100,3 +100,12 @@ def test_the_likeliest_are_told_in_order() -> None:
     assert list(two) == values[1].argsort(descending=True)[:2].tolist()
     assert list(two.values()) == pytest.approx(values[1].topk(2).values.tolist())
     assert likeliest(values, [None, 0, None]) == [None, {}, None]
+
+
+def test_next_to_no_heat_and_any_count_are_numbers_too() -> None:
+    of = logits(1)
+    for odd in (Sampling(temperature=5e-324), Sampling(temperature=5e-324, top_p=0.5)):
+        assert kept(of, odd) == {int(of.argmax())}
+    (got,) = pick(of, [Sampling(top_k=10**400)], [{}], [0.3])
+    (want,) = pick(of, [Sampling(top_k=SIZE)], [{}], [0.3])
+    assert got == want
