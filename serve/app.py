@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray import serve
 from ray.serve.config import BackpressureConfig
 
+from pipeline.model.prompts import card
 from serve import (
     annotations,
     chat,
@@ -174,8 +175,7 @@ def load(args: Args) -> State:
 
 def named(folder: str) -> str:
     """A release's name, else its architecture's."""
-    card = Path(folder) / "icefloe.json"
-    told = json.loads(card.read_text()) if card.is_file() else {}
+    told = card(folder)
     return str(told.get("name", told.get("model", "model")))
 
 
