@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from tests.bench.servers import Running, ours, started
-from tests.serve.raw import answered, connect, eventually, head, sent, whole
+from tests.serve.asking import BIAS
+from tests.serve.live import eventually, port_of
+from tests.serve.raw import answered, connect, head, sent, whole
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 RESULTS = Path(__file__).parents[1] / "bench/RESULTS/serve_load.jsonl"
@@ -28,8 +30,7 @@ SECONDS = float(os.environ.get("ICEFLOE_DRILL_SECONDS", "60"))
 SLOTS, DEADLINE, GONE, IDLE = 16, 10, 200, 1000
 """Slots of the model; the seconds that a request allows; clients that leave; connections that ask nothing."""
 PATH = "/v1/completions"
-BODY = {"prompt": "def add(", "temperature": 1, "seed": 1}
-BODY |= {"logit_bias": dict.fromkeys(map(str, range(7)), -100)}  # no end by itself
+BODY = {"prompt": "def add(", "temperature": 1, "seed": 1, "logit_bias": BIAS}
 
 
 class End(NamedTuple):
@@ -68,7 +69,7 @@ def tell(request: pytest.FixtureRequest, server: Running) -> Iterator[dict[str, 
 
 
 def port(server: Running) -> int:
-    return int(server.url.rsplit(":", 1)[1])
+    return port_of(server.url)
 
 
 def load(server: Running) -> tuple[int, int]:
