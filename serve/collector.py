@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch takes seconds; only the replica pays them
     from pipeline.model.scorer import Score
 
 BUDGET = 200_000
-"""Characters of one call of the judge (ours; `tests.bench.annotating` measures it)."""
+"""Characters of one call of the judge (ours; `tests.bench.serve` measures it)."""
 LONGEST = 6_000
 """Characters that a text counts at most, since a judge reads three windows of it (ours)."""
 
