@@ -76,7 +76,7 @@ def _release(store: Store, run: str, others: bool) -> Path | None:
 def announcement(args: Args, names: Sequence[str], url: str) -> list[str]:
     """What is printed once it serves: where, what, who may, and a command to try."""
     closed = args.keys is not None or bool(env_keys())
-    where = f"{args.keys or KEY}"
+    where = args.keys or KEY
     auth = ' -H "authorization: Bearer $KEY"' if closed else ""
     body = f'{{"model": "{names[0]}", "prompt": "def add(a, b):\\n", "max_tokens": 32}}'
     return [

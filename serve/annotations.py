@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Response
-from fastapi import Request as Asked
+from fastapi import APIRouter, Request, Response
 
 from pipeline.core.languages import language_of
 from pipeline.kernels.standing import percentile
@@ -21,7 +20,7 @@ from serve.judgements import (
     File,
     Window,
 )
-from serve.schemas import Request, name_unknown
+from serve.schemas import Body, name_unknown
 from serve.state import State
 
 if TYPE_CHECKING:
@@ -38,9 +37,9 @@ def routes(state: State) -> APIRouter:
 
     @router.post("/v1/annotate")
     async def annotate(
-        body: AnnotateRequest, request: Asked, response: Response
+        body: AnnotateRequest, request: Request, response: Response
     ) -> AnnotateResponse:
-        scores = await judged(state, body, [file.text for file in body.files], request, response)
+        scores = await scored(state, body, [file.text for file in body.files], request, response)
         judge = state.judged()
         data = [
             annotation(k, file, score, judge, state.standing)
@@ -56,8 +55,8 @@ def routes(state: State) -> APIRouter:
     return router
 
 
-async def judged(
-    state: State, body: Request, texts: Sequence[str], request: Asked, response: Response
+async def scored(
+    state: State, body: Body, texts: Sequence[str], request: Request, response: Response
 ) -> "list[Score]":
     """One score a text of a request, together with whatever else there is to judge."""
     judge = state.judged(body.model)

@@ -17,6 +17,7 @@ from ray import serve
 from ray.serve.config import BackpressureConfig
 
 from pipeline.core.errors import RecipeError
+from pipeline.model.prompts import card
 from serve import (
     annotations,
     chat,
@@ -184,8 +185,7 @@ def names(args: Args) -> list[str]:
 
 def _named(folder: str) -> str:
     """A release's name, else its architecture's."""
-    card = Path(folder) / "icefloe.json"
-    told = json.loads(card.read_text()) if card.is_file() else {}
+    told = card(folder)
     return str(told.get("name", told.get("model", "model")))
 
 

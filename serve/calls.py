@@ -121,11 +121,18 @@ class Calls:
         return tell
 
     async def _leave(self, request: Request) -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        await left(request)
         request.state.gone = True
         self.cancel()  # at once: whoever iterates may be stuck writing to the client
-        self._events.put_nowait(Refusal(499, "the client has gone", code="client_closed_request"))
+        self._events.put_nowait(gone())
+
+
+async def wholes(calls: Calls) -> list[Piece]:
+    """Every row as one piece, in order, once all have ended."""
+    pieces: dict[int, list[Piece]] = {}
+    async for k, piece in calls:
+        pieces.setdefault(k, []).append(piece)
+    return [whole(pieces[k]) for k in sorted(pieces)]
 
 
 def whole(pieces: Sequence[Piece]) -> Piece:
@@ -153,3 +160,14 @@ def full() -> Refusal:
     """A queue without a place."""
     message = "too many requests wait for this model; try again shortly"
     return Refusal(429, message, code="queue_full", headers=AGAIN)
+
+
+def gone() -> Refusal:
+    """A client that nobody can answer any more."""
+    return Refusal(499, "the client has gone", code="client_closed_request")
+
+
+async def left(request: Request) -> None:
+    """Return when the client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

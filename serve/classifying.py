@@ -12,18 +12,17 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Response
-from fastapi import Request as Asked
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from serve.annotations import judged, probs
+from serve.annotations import probs, scored
 from serve.guard import Refusal
 from serve.judgements import MAX_FILES
-from serve.schemas import Request, Text
+from serve.schemas import Body, Text
 from serve.state import State
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ SMALLEST = 1e-38
 """What a probability of 0 counts as where its logarithm is asked for (ours; near float32's least)."""
 
 
-class PredictRequest(Request):
+class PredictRequest(Body):
     """`POST /predict`."""
 
     inputs: Text | Annotated[list[Text] | list[list[Text]], Field(min_length=1)]
@@ -54,7 +53,7 @@ class Prediction(BaseModel):
     label: str
 
 
-class ClassifyRequest(Request):
+class ClassifyRequest(Body):
     """`POST /classify`."""
 
     input: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_FILES)]
@@ -92,10 +91,10 @@ class ClassifyResponse(BaseModel):
 class _Tei(APIRoute):
     """A route whose refusals also have `error_type`, which clients of that server look at."""
 
-    def get_route_handler(self) -> Callable[[Asked], Coroutine[Any, Any, Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def handled(request: Asked) -> Response:
+        async def handled(request: Request) -> Response:
             try:
                 return await handle(request)
             except (HTTPException, RequestValidationError) as e:
@@ -121,10 +120,10 @@ def routes(state: State) -> APIRouter:
     @tei.post("/")
     @tei.post("/predict")
     async def predict(
-        body: PredictRequest, request: Asked, response: Response
+        body: PredictRequest, request: Request, response: Response
     ) -> list[Prediction] | list[list[Prediction]]:
         texts = inputs(body)
-        found = await judged(state, body, texts, request, response)
+        found = await scored(state, body, texts, request, response)
         if body.truncate is False and (cut := [k for k, s in enumerate(found) if s.truncated]):
             raise _unread(cut[0])
         rows = [predictions(state.judged(), score, body.raw_scores) for score in found]
@@ -132,10 +131,10 @@ def routes(state: State) -> APIRouter:
 
     @router.post("/classify")
     async def classify(
-        body: ClassifyRequest, request: Asked, response: Response
+        body: ClassifyRequest, request: Request, response: Response
     ) -> ClassifyResponse:
         texts = [body.input] if isinstance(body.input, str) else body.input
-        found = await judged(state, body, texts, request, response)
+        found = await scored(state, body, texts, request, response)
         return classified(state.judged(), found)
 
     router.routes.extend(tei.routes)

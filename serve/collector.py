@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastapi import Request
 
-from serve.calls import full
-from serve.guard import Refusal
+from serve.calls import full, gone, left
 
 if TYPE_CHECKING:  # torch takes seconds; only the replica pays them
     from pipeline.model.scorer import Score
 
 BUDGET = 200_000
-"""Characters of one call of the judge (ours; `tests.bench.annotating` measures it)."""
+"""Characters of one call of the judge (ours; `tests.bench.serve` measures it)."""
 LONGEST = 6_000
 """Characters that a text counts at most, since a judge reads three windows of it (ours)."""
 
@@ -79,14 +78,14 @@ class Collector:
         """One score a text. Refusal 429 as `submit`, 499 when the client has gone; whatever else ends
         the wait gives the texts up too."""
         asked = self.submit(texts)
-        leaving: asyncio.Future[Any] = asyncio.ensure_future(_left(request))
+        leaving: asyncio.Future[Any] = asyncio.ensure_future(left(request))
         scores = asyncio.wrap_future(asked.answer)
         try:
             both: set[asyncio.Future[Any]] = {scores, leaving}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if scores.done():
                 return scores.result()
-            raise Refusal(499, "the client has gone", code="client_closed_request")
+            raise gone()
         finally:
             leaving.cancel()
             self.drop(asked)
@@ -129,9 +128,3 @@ class Collector:
         with suppress(InvalidStateError):
             asked.answer.set_exception(e)
         self.drop(asked)
-
-
-async def _left(request: Request) -> None:
-    """Return when the client has gone."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

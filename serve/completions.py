@@ -16,9 +16,9 @@ from fastapi import APIRouter, Request, Response
 
 from pipeline.model.engine import Engine, Piece, Sampling
 from serve import events, logprobs
-from serve.calls import Calls, Row, settled, whole
+from serve.calls import Calls, settled, wholes
 from serve.completion_schemas import CompletionRequest, CompletionResponse
-from serve.generating import begin, sampling, text_ids, too_long, usage
+from serve.generating import begin, no_token, sampling, text_ids, too_long, usage
 from serve.guard import Refusal
 from serve.logprobs import Reader, Token
 from serve.schemas import name_unknown
@@ -33,7 +33,8 @@ def routes(state: State) -> APIRouter:
         name, engine = state.engine(body.model)
         name_unknown(body, response)
         asked = await asyncio.to_thread(_understand, body, name, engine, state)
-        calls = begin(state, request, name, asked.rows(body, name, state), asked.sampling)
+        how, n = asked.sampling, body.n
+        calls = begin(state, request, name, asked.prompts, how, n, body.seed_scope)
         if body.stream:
             return events.stream(_chunks(asked, calls, body), response)
         return events.answer(await _complete(asked, calls, body), response)
@@ -44,7 +45,7 @@ def routes(state: State) -> APIRouter:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Understood:
     """A request understood: its prompts as ids, and the text that `echo` puts before an answer."""
 
     model: str
@@ -53,14 +54,8 @@ class Asked:
     echoes: list[str]
     sampling: Sampling
 
-    def rows(self, body: CompletionRequest, name: str, state: State) -> list[Row]:
-        """Every completion to make, prompt by prompt."""
-        scope = body.seed_scope or state.settings.seed_scope
-        samples = state.numbering.samples(name, self.prompts, body.n, body.seed, scope)
-        return [Row(self.prompts[k // body.n], sample) for k, sample in enumerate(samples)]
 
-
-def _understand(body: CompletionRequest, name: str, engine: Engine, state: State) -> Asked:
+def _understand(body: CompletionRequest, name: str, engine: Engine, state: State) -> Understood:
     """Refusal where the engine or the model cannot do it."""
     if body.best_of not in (None, body.n):
         message = f"best_of is {body.best_of}: leave it out, every completion made is an answer"
@@ -77,7 +72,7 @@ def _understand(body: CompletionRequest, name: str, engine: Engine, state: State
     )
     prompts = [_ids(prompt, body, name, engine) for prompt in body.prompts]
     echoes = [_echo(k, ids, body, engine) for k, ids in enumerate(prompts)]
-    return Asked(name, engine, prompts, echoes, how)
+    return Understood(name, engine, prompts, echoes, how)
 
 
 def _ids(prompt: str | list[int], body: CompletionRequest, name: str, engine: Engine) -> list[int]:
@@ -93,9 +88,8 @@ def _ids(prompt: str | list[int], body: CompletionRequest, name: str, engine: En
 
 
 def _checked(ids: list[int], engine: Engine) -> list[int]:
-    size = engine.tokenizer.get_vocab_size()
-    if bad := [i for i in ids if not 0 <= i < size]:
-        raise Refusal(400, f"{bad[0]} is no token id: the model has {size}", "prompt")
+    if odd := no_token(engine.tokenizer, ids):
+        raise Refusal(400, odd, "prompt")
     if len(ids) >= engine.context:
         raise too_long(
             f"the prompt has {len(ids)} tokens, the model's context is {engine.context}: "
@@ -113,18 +107,15 @@ def _echo(k: int, ids: list[int], body: CompletionRequest, engine: Engine) -> st
     return str(engine.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-async def _complete(asked: Asked, calls: Calls, body: CompletionRequest) -> dict[str, Any]:
-    pieces: dict[int, list[Piece]] = {}
-    async for k, piece in calls:
-        pieces.setdefault(k, []).append(piece)
-    done = [whole(pieces[k]) for k in sorted(pieces)]
+async def _complete(asked: Understood, calls: Calls, body: CompletionRequest) -> dict[str, Any]:
+    done = await wholes(calls)
     writer = _Writer(asked, body)
     choices = [writer.choice(k, piece) for k, piece in enumerate(done)]
     return writer.frame | {"choices": choices, "usage": writer.usage}
 
 
 async def _chunks(
-    asked: Asked, calls: Calls, body: CompletionRequest
+    asked: Understood, calls: Calls, body: CompletionRequest
 ) -> AsyncIterator[dict[str, Any]]:
     writer = _Writer(asked, body)
     async for k, piece in calls:
@@ -137,7 +128,7 @@ async def _chunks(
 class _Writer:
     """Turns pieces into choices and counts them: a row's pieces in turn, or its whole as one."""
 
-    def __init__(self, asked: Asked, body: CompletionRequest) -> None:
+    def __init__(self, asked: Understood, body: CompletionRequest) -> None:
         self._asked, self._body = asked, body
         self._readers: dict[int, Reader] = {}
         self._completion, self._cached = 0, 0

@@ -3,16 +3,17 @@
 Knows nothing of the shapes in which the routes answer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
-from fastapi import Request as Asked
+from fastapi import Request
 from pydantic import BaseModel, Field
+from tokenizers import Tokenizer
 
 from pipeline.model.engine import Engine, Sampling
 from serve.calls import Calls, Row
 from serve.guard import Refusal
-from serve.schemas import Part, Request, Text
+from serve.schemas import Body, Part, Text
 from serve.seeds import Scope
 from serve.state import State
 
@@ -31,7 +32,7 @@ class StreamOptions(Part):
     """Send the token counts in one more chunk at the end."""
 
 
-class Generating(Request):
+class Generating(Body):
     """The fields that the OpenAI-shaped routes share; defaults as OpenAI's."""
 
     max_tokens: int | None = None
@@ -91,14 +92,18 @@ def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
 
 def sampling(body: Generating, engine: Engine, **more: Any) -> Sampling:
     """The engine's words for a request; `more` are those that only one route has, or overrides."""
-    size = engine.tokenizer.get_vocab_size()
-    if bad := [i for i in body.logit_bias if not 0 <= i < size]:
-        raise Refusal(
-            400, f"logit_bias: {bad[0]} is no token id: the model has {size}", "logit_bias"
-        )
+    if odd := no_token(engine.tokenizer, body.logit_bias):
+        raise Refusal(400, f"logit_bias: {odd}", "logit_bias")
     names = ("temperature", "top_p", "top_k", "min_p", "seed", "logit_bias")
     fields = {k: getattr(body, k) for k in (*names, "presence_penalty", "frequency_penalty")}
     return checked(stop=strings(body.stop), **fields | more)
+
+
+def no_token(tokenizer: Tokenizer, ids: Iterable[int]) -> str | None:
+    """What is wrong with the first of `ids` that is no token's; None where all are."""
+    size = tokenizer.get_vocab_size()
+    bad = next((i for i in ids if not 0 <= i < size), None)
+    return None if bad is None else f"{bad} is no token id: the model has {size}"
 
 
 def checked(**fields: Any) -> Sampling:
@@ -137,12 +142,19 @@ def too_long(message: str) -> Refusal:
 
 def begin(
     state: State,
-    request: Asked,
+    request: Request,
     model: str,
-    rows: Sequence[Row],
+    prompts: Sequence[list[int]],
     how: Sampling,
+    n: int = 1,
+    scope: Scope | None = None,
 ) -> Calls:
-    """The rows' calls, already under way. Refusals as `Calls`."""
+    """`n` completions of each prompt, already under way, prompt by prompt. Refusals as `Calls`.
+
+    scope: the request's own; None is the settings'.
+    """
     state.check_ready()
-    engine = state.engines[model]
-    return Calls(engine, rows, how, request, state.meters.watch(request, model))
+    scope = scope or state.settings.seed_scope
+    samples = state.numbering.samples(model, prompts, n, how.seed, scope)
+    rows = [Row(prompts[k // n], sample) for k, sample in enumerate(samples)]
+    return Calls(state.engines[model], rows, how, request, state.meters.watch(request, model))

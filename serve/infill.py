@@ -17,12 +17,11 @@ from tokenizers import Tokenizer
 
 from pipeline.model.engine import Engine, Full, Piece, Sampling
 from serve import events
-from serve.calls import Calls, Row, full, whole
+from serve.calls import Calls, full, whole
 from serve.fitting import Fitted, fit
 from serve.generating import Stop, begin, can_infill, checked, strings, too_long
 from serve.guard import Refusal
-from serve.schemas import Part, Text, name_unknown
-from serve.schemas import Request as Body
+from serve.schemas import Body, Part, Text, name_unknown
 from serve.seeds import Scope
 from serve.state import State
 
@@ -96,9 +95,7 @@ def routes(state: State) -> APIRouter:
         if body.n_predict == 0:
             _warm(engine, fitted.ids)
             return events.answer(teller.end(Piece(finish_reason="length")), response)
-        seed, scope = how.seed, body.seed_scope or state.settings.seed_scope
-        (sample,) = state.numbering.samples(name, [fitted.ids], 1, seed, scope)
-        calls = begin(state, request, name, [Row(fitted.ids, sample)], how)
+        calls = begin(state, request, name, [fitted.ids], how, scope=body.seed_scope)
         chunks = _chunks(teller, calls, body.t_max_prompt_ms)
         if body.stream:
             return events.stream(chunks, response, end="")
@@ -144,12 +141,12 @@ def _warm(engine: Engine, ids: Sequence[int]) -> None:
 
 
 async def _chunks(
-    teller: "_Teller", calls: Calls, patience: float | None
+    teller: "_Teller", calls: Calls, prompt_ms: float | None
 ) -> AsyncIterator[dict[str, Any]]:
     """In a stream a chunk for each piece; then the whole answer."""
     loop = asyncio.get_running_loop()
-    until = math.inf if patience is None else loop.time() + patience / 1000
-    limit = None if patience is None else loop.call_at(until, calls.cancel)
+    until = math.inf if prompt_ms is None else loop.time() + prompt_ms / 1000
+    limit = None if prompt_ms is None else loop.call_at(until, calls.cancel)
     pieces: list[Piece] = []
     late = False
     async for _, piece in calls:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve.schemas import Part, Request, Text
+from serve.schemas import Body, Part, Text
 
 MAX_FILES = 64
 """Most files in one request (ours)."""
@@ -22,7 +22,7 @@ class File(Part):
     """As the corpus calls it; left out, the path tells it."""
 
 
-class AnnotateRequest(Request):
+class AnnotateRequest(Body):
     """`POST /v1/annotate`; `model` is the annotator's name."""
 
     files: Annotated[list[File], Field(min_length=1, max_length=MAX_FILES)]

@@ -83,9 +83,8 @@ class Access:
 
     def _tell(self, scope: Scope, status: int) -> None:
         state = scope["state"]
-        status = (
-            GONE if state.get("gone") else status
-        )  # a stream's 200 is out before its client goes
+        if state.get("gone"):  # a stream's 200 is out before its client goes
+            status = GONE
         seconds = time.monotonic() - state["began"]
         route = getattr(scope.get("route"), "path", "none")
         method = scope["method"] if scope["method"] in METHODS else "other"

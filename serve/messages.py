@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from pipeline.model.engine import Engine, Piece, Sampling
 from serve import events, logprobs
-from serve.calls import Calls, Row, settled, whole
+from serve.calls import Calls, settled, wholes
 from serve.generating import Generating, Usage, begin, usage
 from serve.state import State
 
@@ -55,9 +55,7 @@ async def reply(
     how: Sampling,
 ) -> Response:
     """`n` completions of `ids`, whole or as a stream."""
-    scope = body.seed_scope or state.settings.seed_scope
-    samples = state.numbering.samples(name, [ids], body.n, body.seed, scope)
-    calls = begin(state, request, name, [Row(ids, sample) for sample in samples], how)
+    calls = begin(state, request, name, [ids], how, body.n, body.seed_scope)
     writer = _Writer(name, state.engines[name], len(ids), how.top_logprobs is not None)
     if body.stream:
         chunks = _chunks(writer, calls, body.stream_options.include_usage)
@@ -66,10 +64,8 @@ async def reply(
 
 
 async def _complete(writer: "_Writer", calls: Calls) -> dict[str, Any]:
-    pieces: dict[int, list[Piece]] = {}
-    async for k, piece in calls:
-        pieces.setdefault(k, []).append(piece)
-    choices = [writer.choice(k, whole(pieces[k]), "message") for k in sorted(pieces)]
+    pieces = enumerate(await wholes(calls))
+    choices = [writer.choice(k, piece, "message") for k, piece in pieces]
     return writer.frame("chat.completion") | {"choices": choices, "usage": writer.usage}
 
 

@@ -84,12 +84,12 @@ class Watch:
         self._add("prompt_tokens", tokens)
         self._add("cached_tokens", cached)
 
-    def piece(self, tokens: int, sequence: int = 0) -> None:
-        """`tokens` more of one of the request's sequences have just come; 0 changes nothing."""
+    def piece(self, tokens: int, row: int = 0) -> None:
+        """`tokens` more of one of the request's rows have just come; 0 changes nothing."""
         if not tokens:
             return
-        now, before = time.monotonic(), self._last.get(sequence)
-        self._last[sequence] = now
+        now, before = time.monotonic(), self._last.get(row)
+        self._last[row] = now
         self._meters._completion.labels(self._model).inc(tokens)
         self._add("completion_tokens", tokens)
         if before is not None:

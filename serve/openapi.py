@@ -52,9 +52,8 @@ def describe(app: FastAPI) -> None:
 def _complete(document: dict[str, Any]) -> None:
     parts = document.setdefault("components", {})
     schemas = parts.setdefault("schemas", {})
-    schemas |= Envelope.model_json_schema(ref_template="#/components/schemas/{model}")["$defs"]
-    schemas["Envelope"] = Envelope.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas["Envelope"].pop("$defs")
+    envelope = Envelope.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= envelope.pop("$defs") | {"Envelope": envelope}
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
     parts["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}

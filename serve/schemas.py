@@ -37,7 +37,7 @@ class Part(BaseModel):
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
-class Request(Part):
+class Body(Part):
     """A request body."""
 
     model: Text | None = None
@@ -46,7 +46,7 @@ class Request(Part):
     """Refuse fields that have no effect instead of naming them in a header."""
 
 
-def name_unknown(body: Request, response: Response) -> None:
+def name_unknown(body: Body, response: Response) -> None:
     """Tell the client which of its fields had no effect. Refusal 422 where the body is `strict`."""
     names = unknown(body)
     if names and body.strict:

@@ -4,9 +4,11 @@ It comes as a Serve config's `user_config`; Serve hands every change to the runn
 Knows nothing of how it is enforced.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from serve.seeds import Scope
 
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 
@@ -28,7 +30,7 @@ class Settings(BaseModel):
     """Most requests of one key (or of all who have none) in a minute, then 429; None is no limit (ours)."""
     max_tokens_default: Annotated[int, Field(ge=0)] = 16
     """New tokens of a completion that asks for no number (OpenAI's)."""
-    seed_scope: Literal["request", "sequence"] = "request"
+    seed_scope: Scope = "request"
     """Whether the same seed draws the same for each request, or for each sequence of it too (ours)."""
     draining: bool = False
     """Refuse what is new with 503 and finish what runs (ours)."""

@@ -11,13 +11,14 @@ from pydantic import AliasChoices, Field
 from tokenizers import Tokenizer
 
 from pipeline.model.engine import Engine
+from serve.generating import no_token
 from serve.guard import Refusal
 from serve.logprobs import spell
-from serve.schemas import Request, Text, name_unknown
+from serve.schemas import Body, Text, name_unknown
 from serve.state import State
 
 
-class TokenizeRequest(Request):
+class TokenizeRequest(Body):
     """`POST /tokenize`; the text may spell special tokens, as in a prompt."""
 
     prompt: Text = Field(validation_alias=AliasChoices("prompt", "content"))
@@ -32,7 +33,7 @@ class TokenizeRequest(Request):
     """Answer with the tokens' texts too (vLLM)."""
 
 
-class DetokenizeRequest(Request):
+class DetokenizeRequest(Body):
     """`POST /detokenize`."""
 
     tokens: list[int]
@@ -75,7 +76,6 @@ def _piece(tokenizer: Tokenizer, token: int) -> str | list[int]:
 
 
 def _detokenize(ids: list[int], engine: Engine) -> str:
-    size = engine.tokenizer.get_vocab_size()
-    if bad := [i for i in ids if not 0 <= i < size]:
-        raise Refusal(400, f"{bad[0]} is no token id: the model has {size}", "tokens")
+    if odd := no_token(engine.tokenizer, ids):
+        raise Refusal(400, odd, "tokens")
     return str(engine.tokenizer.decode(ids, skip_special_tokens=False))

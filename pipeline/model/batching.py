@@ -113,12 +113,7 @@ class Batching:
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `engine.Engine`. Computed in the caller's thread, a turn at a time."""
-        for ids in sequences:
-            if len(ids) > self.context:
-                raise ValueError(
-                    f"a sequence has {len(ids)} tokens, the model's context is {self.context}"
-                )
-            self._prompts.known(ids)
+        self._prompts.scorable(sequences)
         return scores.logprobs(self._network, sequences)
 
     def load(self) -> Load:
@@ -140,7 +135,7 @@ class Batching:
 
     def _call(self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int) -> Running:
         self._prompts.fits(ids)
-        self._prompts.known(list(sampling.logit_bias))
+        self._prompts.known(sampling.logit_bias)
         return Running(ids, sampling, tell, sample, self._voice)
 
     def _enqueue(self, calls: Sequence[Running]) -> None:

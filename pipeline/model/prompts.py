@@ -78,7 +78,16 @@ class Prompts:
             )
         return self.known(ids)
 
-    def known(self, ids: Sequence[int]) -> list[int]:
+    def scorable(self, sequences: Iterable[Sequence[int]]) -> None:
+        """ValueError for a sequence that is longer than the context, or has an unknown id."""
+        for ids in sequences:
+            if len(ids) > self.context:
+                raise ValueError(
+                    f"a sequence has {len(ids)} tokens, the model's context is {self.context}"
+                )
+            self.known(ids)
+
+    def known(self, ids: Iterable[int]) -> list[int]:
         """`ids` as a list; ValueError for one that the model has no embedding of."""
         if bad := sorted({i for i in ids if not 0 <= i < self.size}, reverse=True):
             raise ValueError(f"token ids {bad} are not in the vocabulary of {self.size}")

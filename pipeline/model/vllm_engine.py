@@ -72,7 +72,7 @@ class Vllm:
         self.folder = path
         self.slots, self.queue = slots, queue
         self._lock, self._numbers, self._closed = threading.Lock(), count(), False
-        self._calls: dict[_Asked, Future[None]] = {}
+        self._calls: dict[_Request, Future[None]] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True, name="vllm")
         self._thread.start()
@@ -96,7 +96,7 @@ class Vllm:
 
     def submit(
         self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int = 0
-    ) -> "_Asked":
+    ) -> "_Request":
         """See `engine.Engine`."""
         self._check(ids, sampling)
         with self._lock:
@@ -114,7 +114,7 @@ class Vllm:
         for ids in prompts:
             self._check(ids, sampling)
 
-        def begin(tellers: Sequence[Tell]) -> list[_Asked]:
+        def begin(tellers: Sequence[Tell]) -> list[_Request]:
             pairs = zip(prompts, tellers, strict=True)
             with self._lock:
                 return [self._begin(ids, sampling, t, i) for i, (ids, t) in enumerate(pairs)]
@@ -123,12 +123,7 @@ class Vllm:
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `engine.Engine`."""
-        for ids in sequences:
-            if len(ids) > self.context:
-                raise ValueError(
-                    f"a sequence has {len(ids)} tokens, the model's context is {self.context}"
-                )
-            self._prompts.known(ids)
+        self._prompts.scorable(sequences)
         self._alive()
         return self._run(self._scores(sequences))
 
@@ -154,7 +149,7 @@ class Vllm:
 
     def _check(self, ids: Sequence[int], sampling: Sampling) -> None:
         self._prompts.fits(ids)
-        self._prompts.known(list(sampling.logit_bias))
+        self._prompts.known(sampling.logit_bias)
 
     def _alive(self) -> None:
         if self._closed:
@@ -165,10 +160,10 @@ class Vllm:
     def _open(self) -> int:
         return sum(not call.done for call in self._calls)
 
-    def _begin(self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int) -> "_Asked":
+    def _begin(self, ids: Sequence[int], sampling: Sampling, tell: Tell, sample: int) -> "_Request":
         self._alive()
         name = f"{next(self._numbers)}"
-        call = _Asked(name, self._abort, ids, sampling, tell, sample, self._voice)
+        call = _Request(name, self._abort, ids, sampling, tell, sample, self._voice)
         room = self.context - len(ids)
         params = asked(sampling, sample, room, self._prompts.size, self._voice.stops)
         self._calls[call] = asyncio.run_coroutine_threadsafe(self._write(call, params), self._loop)
@@ -177,7 +172,7 @@ class Vllm:
     def _abort(self, request: str) -> None:
         asyncio.run_coroutine_threadsafe(self._engine.abort(request), self._loop)
 
-    async def _write(self, call: "_Asked", params: Any) -> None:
+    async def _write(self, call: "_Request", params: Any) -> None:
         """One call from beginning to end, whatever happens."""
         try:
             await self._follow(call, params)
@@ -187,7 +182,7 @@ class Vllm:
             with self._lock:
                 del self._calls[call]
 
-    async def _follow(self, call: "_Asked", params: Any) -> None:
+    async def _follow(self, call: "_Request", params: Any) -> None:
         if call.cancelled:
             return call.end("cancelled")
         if not call.wants and not call.sampling.prompt_logprobs:
@@ -237,7 +232,7 @@ class Vllm:
         self._loop.close()
 
 
-class _Asked(Running):
+class _Request(Running):
     """A call that vLLM knows by the name `request`."""
 
     def __init__(self, request: str, abort: Callable[[str], None], *call: Any) -> None:
@@ -259,7 +254,7 @@ async def _end_others() -> None:
     await asyncio.gather(*others, return_exceptions=True)
 
 
-def _hear(call: _Asked, output: Any) -> None:
+def _hear(call: _Request, output: Any) -> None:
     """Pass on what vLLM says of a request."""
     call.cached_tokens = output.num_cached_tokens or 0
     if output.prompt_logprobs:

@@ -12,8 +12,8 @@ import pytest
 
 from serve.start import wait_ready
 from tests.serve.asking import refused
-from tests.serve.raw import eventually
-from tests.serve.test_serve import KEY, Reading, endless, free_port
+from tests.serve.live import eventually, free_port
+from tests.serve.test_serve import KEY, Reading, endless
 from tests.tiny import tiny_model_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -20,7 +20,9 @@ import httpx
 import pytest
 
 from tests.bench.servers import Running, ours, started
-from tests.serve.raw import answered, connect, eventually, head, sent, whole
+from tests.serve.asking import BIAS
+from tests.serve.live import eventually, port_of
+from tests.serve.raw import answered, connect, head, sent, whole
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 RESULTS = Path(__file__).parents[1] / "bench/RESULTS/serve_load.jsonl"
@@ -30,8 +32,7 @@ SLOTS, DEADLINE, GONE, IDLE = 16, 10, 200, 1000
 TOKENS = 256
 """New tokens of a request: so many that the server, not the client beside it, is what has too much to do."""
 PATH = "/v1/completions"
-BODY = {"prompt": "def add(", "temperature": 1, "seed": 1}
-BODY |= {"logit_bias": dict.fromkeys(map(str, range(7)), -100)}  # no end by itself
+BODY = {"prompt": "def add(", "temperature": 1, "seed": 1, "logit_bias": BIAS}
 
 
 class End(NamedTuple):
@@ -70,7 +71,7 @@ def tell(request: pytest.FixtureRequest, server: Running) -> Iterator[dict[str, 
 
 
 def port(server: Running) -> int:
-    return int(server.url.rsplit(":", 1)[1])
+    return port_of(server.url)
 
 
 def load(server: Running) -> tuple[int, int]:

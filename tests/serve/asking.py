@@ -1,12 +1,19 @@
 """What the tests of the routes share: requests that work, and the one shape of a refusal."""
 
 import json
+from hashlib import sha256
 from typing import Any
 
+from serve.keys import Keyring
+
 KEY = "an-open-secret"
+HASH = sha256(KEY.encode()).hexdigest()
+KEYS = Keyring([HASH])
 JSON = {"content-type": "application/json"}
 ANNOTATE = {"files": [{"text": "x = 1\n"}]}
 COMPLETE = {"prompt": "def add(", "max_tokens": 4, "seed": 1}
+BIAS = dict.fromkeys(range(7), -100.0)
+"""Keeps special tokens away, so that only the asked-for length ends an answer."""
 
 
 def refused(answer: Any, status: int) -> dict[str, Any]:

@@ -2,17 +2,8 @@
 
 import json
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
-
-
-def eventually(so: Callable[[], bool], seconds: float = 10) -> None:
-    """Wait until it is so; AssertionError where it does not become so."""
-    end = time.monotonic() + seconds
-    while not so():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.005)
 
 
 def connect(port: int) -> socket.socket:

@@ -13,8 +13,8 @@ from serve.app import api
 from serve.settings import Settings
 from serve.state import State
 from tests.serve.asking import COMPLETE
-from tests.serve.live import serving
-from tests.serve.raw import answered, connect, eventually, head, sent, whole
+from tests.serve.live import eventually, idle, port_of, serving
+from tests.serve.raw import answered, connect, head, sent, whole
 
 PATH = "/v1/completions"
 FAST = Settings(body_timeout_s=0.5, timeout_s=20)
@@ -32,7 +32,7 @@ def port(served: State) -> Iterator[int]:
         patch.setattr(wire, "HEAD_S", 0.5)
         patch.setattr(wire, "UNREAD_S", 0.5)
         with serving(api(served)) as url:
-            yield int(url.rsplit(":", 1)[1])
+            yield port_of(url)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def alive(port: int, served: State) -> Iterator[None]:
     yield
     assert sent(port, whole(PATH, COMPLETE))[0] == 200
     engine = served.engine()[1]
-    eventually(lambda: engine.load()[:2] == (0, 0))
+    eventually(lambda: idle(engine))
 
 
 def refused(found: tuple[int, dict[str, str], bytes], status: int) -> str:
@@ -114,7 +114,7 @@ def test_a_reader_that_never_reads(port: int, served: State) -> None:
         engine = served.engine()[1]
         eventually(lambda: engine.load().running > 0)
         assert sent(port, whole(PATH, COMPLETE))[0] == 200
-        eventually(lambda: engine.load()[:2] == (0, 0))
+        eventually(lambda: idle(engine))
 
 
 @pytest.mark.parametrize("way", ["declared", "chunked", "longer than declared"])

@@ -18,12 +18,10 @@ from serve.calls import Calls, Row
 from serve.guard import Refusal
 from serve.metrics import Meters, Watch
 from serve.state import State
-from tests.serve.asking import chunks, refused
-from tests.serve.live import serving
+from tests.serve.asking import BIAS, chunks, refused
+from tests.serve.live import eventually, idle, serving
 from tests.tiny import tiny_model_folder
 
-BIAS = dict.fromkeys(range(7), -100.0)
-"""Keeps special tokens away, so that only the asked-for length ends an answer."""
 LONG = {"prompt": "def add(", "max_tokens": 4000, "logit_bias": BIAS}
 PATH = "/v1/completions"
 
@@ -42,14 +40,6 @@ def asked(engine: Engine) -> Iterator[httpx.Client]:
         yield client
 
 
-def idle(engine: Engine) -> bool:
-    """Whether every slot gets free before long."""
-    end = time.monotonic() + 20
-    while engine.load().running + engine.load().waiting and time.monotonic() < end:
-        time.sleep(0.01)
-    return engine.load().running + engine.load().waiting == 0
-
-
 @pytest.mark.parametrize("path", [PATH, "/v1/fim/completions", "/infill"])
 def test_a_client_that_leaves_a_stream_frees_its_slot(
     asked: httpx.Client, engine: Engine, path: str
@@ -57,24 +47,24 @@ def test_a_client_that_leaves_a_stream_frees_its_slot(
     with asked.stream("POST", path, json=LONG | {"stream": True, "n_predict": 4000}) as answer:
         next(answer.iter_lines())
         assert engine.load().running == 1
-    assert idle(engine)
+    eventually(lambda: idle(engine))
     assert f'route="{path}",status="499"' in asked.get("/metrics").text
 
 
 def test_a_client_that_no_longer_waits_frees_its_slot(asked: httpx.Client, engine: Engine) -> None:
     with pytest.raises(httpx.ReadTimeout):
         asked.post(PATH, json=LONG | {"n": 3}, timeout=0.3)
-    assert idle(engine)
+    eventually(lambda: idle(engine))
 
 
 def test_a_deadline_ends_a_request(asked: httpx.Client, engine: Engine) -> None:
     soon = {"x-request-timeout-seconds": "0.2"}
     error = refused(asked.post(PATH, json=LONG, headers=soon), 504)
     assert (error["code"], "0.2 s" in error["message"]) == ("timeout", True)
-    assert idle(engine)
+    eventually(lambda: idle(engine))
     *_, last = chunks(asked.post(PATH, json=LONG | {"stream": True}, headers=soon))
     assert last["error"]["code"] == "timeout"
-    assert idle(engine)
+    eventually(lambda: idle(engine))
     for wrong in ("soon", "0", "nan", "-1"):
         answer = asked.post(PATH, json=LONG, headers={"x-request-timeout-seconds": wrong})
         assert refused(answer, 400)["param"] == "x-request-timeout-seconds"
@@ -95,7 +85,7 @@ def filled(engine: Engine) -> Iterator[None]:
     yield
     for call in calls:
         call.cancel()
-    assert idle(engine)
+    eventually(lambda: idle(engine))
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back(asked: httpx.Client, engine: Engine) -> None:

@@ -1,7 +1,6 @@
 """Clients of other makers, unchanged, on a real server: `openai`, `lm_eval`, llama.vim's calls."""
 
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import pytest
 
 from pipeline.model.engine import Engine, Sampling, load
 from serve.app import api
-from serve.keys import Keyring
 from serve.state import State
+from tests.serve.asking import BIAS, KEY, KEYS
 from tests.serve.live import serving
-from tests.serve.test_calls import BIAS, filled
+from tests.serve.test_calls import filled
 from tests.serve.test_chat import TEMPLATE
 from tests.tiny import tiny_model_folder
-
-KEY = "an-open-secret"
 
 
 @pytest.fixture(autouse=True)
@@ -43,8 +40,7 @@ def engine(folder: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def url(engine: Engine) -> Iterator[str]:
-    keys = Keyring([sha256(KEY.encode()).hexdigest()])
-    with serving(api(State({"tiny": engine}), keys)) as url:
+    with serving(api(State({"tiny": engine}), KEYS)) as url:
         yield url
 
 

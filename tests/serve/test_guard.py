@@ -1,7 +1,6 @@
 """Before anything is parsed: keys on every route, limits, deadlines, a drain; one shape for refusals."""
 
 import asyncio
-from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -11,12 +10,10 @@ from fastapi.testclient import TestClient
 
 from serve.app import api
 from serve.guard import OPEN
-from serve.keys import Keyring
 from serve.settings import Settings
 from serve.state import State
-from tests.serve.asking import ANNOTATE, COMPLETE, KEY, refused
+from tests.serve.asking import ANNOTATE, COMPLETE, KEY, KEYS, refused
 
-KEYS = Keyring([sha256(KEY.encode()).hexdigest()])
 MINE = {"authorization": f"Bearer {KEY}"}
 
 

@@ -1,7 +1,6 @@
 """`/infill`: llama.cpp's answer and events, what is cut, what is only read, how it ends in time."""
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from serve.app import api
 from serve.fitting import SLACK, fit
 from serve.state import State
 from tests.serve.asking import refused
+from tests.serve.live import eventually, idle
 from tests.tiny import tiny_model_folder
 
 AROUND = {"input_prefix": "def add(a, b):\n", "prompt": "    ret", "input_suffix": "\nadd(1, 2)\n"}
@@ -87,8 +87,7 @@ def test_what_was_read_ahead_is_not_read_again(client: TestClient, state: State)
     engine = state.engine()[1]
     ahead = {"input_extra": [{"filename": "a.py", "text": "class Ahead:\n    z = 1, 2, 3, 4\n"}]}
     answer = client.post("/infill", json=ahead | {"n_predict": 0})
-    while engine.load().running + engine.load().waiting:
-        time.sleep(0.01)
+    eventually(lambda: idle(engine))
     found = infilled(client, **ahead)
     assert found["tokens_cached"] >= answer.json()["tokens_evaluated"] - 3
     assert found["timings"]["prompt_n"] == found["tokens_evaluated"] - found["tokens_cached"]

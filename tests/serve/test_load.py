@@ -15,8 +15,9 @@ import pytest
 from pipeline.model import engine as engines
 from serve.app import api
 from serve.state import State
-from tests.serve.live import serving
-from tests.serve.raw import connect, eventually, whole
+from tests.serve.asking import BIAS
+from tests.serve.live import eventually, idle, port_of, serving
+from tests.serve.raw import connect, whole
 from tests.tiny import tiny_model_folder
 
 STREAM = {"prompt": "def add(", "max_tokens": 4000, "temperature": 1, "seed": 1, "stream": True}
@@ -35,13 +36,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
 @pytest.fixture(scope="module")
 def port(served: State) -> Iterator[int]:
     with serving(api(served)) as url:
-        yield int(url.rsplit(":", 1)[1])
+        yield port_of(url)
 
 
 @pytest.mark.parametrize("abrupt", [False, True])
 def test_clients_that_leave_free_their_slots(port: int, served: State, abrupt: bool) -> None:
     engine = served.engine()[1]
-    body = STREAM | {"logit_bias": dict.fromkeys(map(str, range(7)), -100)}  # no end by itself
+    body = STREAM | {"logit_bias": BIAS}
     for _ in range(20 // SLOTS):
         clients = [connect(port) for _ in range(SLOTS)]
         for sock in clients:
@@ -52,7 +53,7 @@ def test_clients_that_leave_free_their_slots(port: int, served: State, abrupt: b
             if abrupt:
                 sock.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))  # RST, not FIN
             sock.close()
-        eventually(lambda: engine.load()[:2] == (0, 0), 5)
+        eventually(lambda: idle(engine), 5)
 
 
 def test_twice_what_it_can_do(port: int, served: State) -> None:
@@ -60,7 +61,7 @@ def test_twice_what_it_can_do(port: int, served: State) -> None:
     found = asyncio.run(overload(f"http://127.0.0.1:{port}", 3))
     assert set(found) == {200, 429}
     engine = served.engine()[1]
-    eventually(lambda: engine.load()[:2] == (0, 0))
+    eventually(lambda: idle(engine))
 
 
 async def overload(url: str, seconds: float) -> Counter[int]:

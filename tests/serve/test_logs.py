@@ -2,18 +2,14 @@
 
 import json
 import logging
-from hashlib import sha256
 
 import pytest
 from fastapi.testclient import TestClient
 
 from serve.app import api
-from serve.keys import Keyring
 from serve.logs import Lines
 from serve.state import State
-from tests.serve.asking import COMPLETE, KEY, refused
-
-HASH = sha256(KEY.encode()).hexdigest()
+from tests.serve.asking import COMPLETE, HASH, KEY, KEYS, refused
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
@@ -24,7 +20,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
 def test_a_request_is_one_line_without_its_text(
     state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = TestClient(api(State(state.engines, state.judge), Keyring([HASH])))
+    client = TestClient(api(State(state.engines, state.judge), KEYS))
     headers = {"authorization": f"Bearer {KEY}", "x-request-id": "mine-1"}
     with caplog.at_level(logging.INFO, "serve"):
         body = COMPLETE | {"prompt": "a secret plan"}

@@ -18,12 +18,12 @@ def values(text: str) -> dict[str, float]:
 
 
 def watched(meters: Meters) -> tuple[dict[str, float], dict[str, object]]:
-    """One request of two sequences, told as it goes."""
+    """One request of two rows, told as it goes."""
     request = Request({"type": "http", "state": {}})
     watch = meters.watch(request, "m")
     watch.prompt(10, cached=4)
-    for tokens, sequence in ((0, 0), (1, 0), (1, 1), (3, 0)):
-        watch.piece(tokens, sequence)
+    for tokens, row in ((0, 0), (1, 0), (1, 1), (3, 0)):
+        watch.piece(tokens, row)
     watch.files(2, 5)
     return values(meters.text().decode()), request.state.told
 

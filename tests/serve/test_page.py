@@ -6,7 +6,6 @@ Skipped where no Chromium is installed (Debian's `chromium`); Playwright brings 
 import json
 import shutil
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,14 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from serve.app import Args, Model, api, load
-from serve.keys import Keyring
 from serve.page import KINDS
 from serve.state import State
-from tests.serve.asking import KEY
-from tests.serve.live import serving
+from tests.serve.asking import KEY, KEYS
+from tests.serve.live import eventually, idle, serving
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
-KEYS = Keyring([sha256(KEY.encode()).hexdigest()])
 LONG = "def f(x):\n    return x + 1  # 🧊\n\n" * 30
 
 
@@ -128,11 +125,7 @@ def test_a_stop_ends_the_call_on_the_server(page: Page, two: State) -> None:
     page.keyboard.press("Control+Enter")
     page.keyboard.press("Control+.")
     expect(page.locator("#write-stop")).to_be_disabled()
-    for _ in range(100):
-        if (load := two.engine("alpha")[1].load()).running + load.waiting == 0:
-            break
-        page.wait_for_timeout(20)
-    assert load.running + load.waiting == 0
+    eventually(lambda: idle(two.engine("alpha")[1]))
 
 
 @needs_chromium

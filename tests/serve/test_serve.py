@@ -3,7 +3,6 @@ under a running stream, a drain that lets it end; and what stops a start."""
 
 import json
 import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -21,19 +20,14 @@ from serve.guard import OPEN
 from serve.start import NAME, finish, start, stop, wait_ready
 from serve.state import State
 from tests.serve.asking import ANNOTATE, COMPLETE, refused
-from tests.serve.raw import answered, connect, eventually, head
+from tests.serve.live import eventually, free_port, port_of
+from tests.serve.raw import answered, connect, head
 from tests.serve.test_guard import routes
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 KEY = {"authorization": "Bearer open-sesame"}
 LONG = COMPLETE | {"max_tokens": 1500, "stream": True, "model": "long", "temperature": 0}
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +169,7 @@ def test_new_settings_reach_a_running_replica(
 def test_a_body_that_drips_is_cut(url: str, config: dict[str, Any]) -> None:
     deploy(config, body_timeout_s=0.5)
     length = "Content-Length: 1000"
-    port = int(url.rpartition(":")[2])
+    port = port_of(url)
 
     def cut() -> bool:
         with connect(port) as line:
@@ -200,7 +194,7 @@ def test_what_stops_a_start_is_named(url: str, tmp_path: Path) -> None:
         start(nothing)
     model = Args(models=[Model(folder=str(tiny_model_folder(tmp_path / "m")))])
     with pytest.raises(RecipeError, match="name another --port"):
-        start(model, port=int(url.rpartition(":")[2]))
+        start(model, port=port_of(url))
     with pytest.raises(RecipeError, match="no annotator folder"):
         start(model.model_copy(update={"annotator": str(tmp_path)}))
     with open(tmp_path / "m" / "more.safetensors", "wb") as huge:
