@@ -20,6 +20,7 @@ from serve.metrics import Meters, Watch
 from serve.state import State
 from tests.serve.asking import chunks, refused
 from tests.serve.live import serving
+from tests.serve.raw import connect, whole
 from tests.tiny import tiny_model_folder
 
 BIAS = dict.fromkeys(range(7), -100.0)
@@ -123,6 +124,17 @@ def test_rows_wait_while_others_have_the_queue(asked: httpx.Client, engine: Engi
         told = list(lines)
     other.join()
     assert sum('"finish_reason":"length"' in line for line in told) == 3
+
+
+def test_a_head_without_an_end_behind_a_stream_is_cut(asked: httpx.Client, engine: Engine) -> None:
+    with connect(asked.base_url.port or 0) as sock:
+        sock.sendall(whole(PATH, LONG | {"stream": True}))
+        sock.recv(1000)
+        sock.sendall(b"POST / HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            for _ in range(3000):
+                sock.sendall(b"X-A: " + b"b" * 1000 + b"\r\n")
+    assert idle(engine)
 
 
 def test_an_engine_that_stops_says_so(tmp_path: Path) -> None:
