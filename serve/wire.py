@@ -48,7 +48,9 @@ class Wire(HttpToolsProtocol):
         begun = self._begun
         super().data_received(data)
         self._ahead += len(data) if self._heading and self._begun == begun else 0
-        if self._busy and self._ahead > HEAD:  # of the next request: an answer is under way, so no refusal
+        if (
+            self._busy and self._ahead > HEAD
+        ):  # of the next request: an answer is under way, so no refusal
             self.transport.close()
         if self.transport.is_closing() or self._busy:
             return

@@ -1,6 +1,7 @@
 """How calls end before their time: clients that leave, deadlines, full queues, an engine that stops."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from serve.app import api
 from serve.calls import Calls, Row
 from serve.guard import Refusal
 from serve.metrics import Meters, Watch
+from serve.settings import Settings
 from serve.state import State
 from tests.serve.asking import chunks, refused
 from tests.serve.live import serving
@@ -79,6 +81,40 @@ def test_a_deadline_ends_a_request(asked: httpx.Client, engine: Engine) -> None:
     for wrong in ("soon", "0", "nan", "-1"):
         answer = asked.post(PATH, json=LONG, headers={"x-request-timeout-seconds": wrong})
         assert refused(answer, 400)["param"] == "x-request-timeout-seconds"
+
+
+@pytest.mark.parametrize("path", [PATH, "/v1/fim/completions", "/infill"])
+def test_a_deadline_frees_the_slot_of_one_who_does_not_read(engine: Engine, path: str) -> None:
+    body = json.dumps(LONG | {"stream": True, "n_predict": 8000}).encode()
+    sent = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Any:
+        return next(sent, None) or await asyncio.sleep(60)
+
+    async def ask() -> None:
+        read, told = asyncio.Event(), 0
+
+        async def send(_: Any) -> None:
+            nonlocal told
+            told += 1
+            if told > 3:
+                await read.wait()
+
+        headers = [(b"content-type", b"application/json"), (b"host", b"here")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        scope |= {"query_string": b"", "asgi": {"version": "3.0"}}
+        served = api(State({"tiny": engine}, settings=Settings(timeout_s=0.3)))
+        answer = asyncio.create_task(served(scope, receive, send))
+        while told < 5:  # the deadline's own event
+            await asyncio.sleep(0.01)
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+        free = engine.load().running == 0
+        read.set()
+        await answer
+        assert free
+
+    asyncio.run(ask())
 
 
 @contextmanager
