@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -163,13 +164,16 @@ def test_rows_wait_while_others_have_the_queue(asked: httpx.Client, engine: Engi
 
 
 def test_a_head_without_an_end_behind_a_stream_is_cut(asked: httpx.Client, engine: Engine) -> None:
+    def send_on(sock: socket.socket) -> None:
+        for _ in range(3000):
+            sock.sendall(b"X-A: " + b"b" * 1000 + b"\r\n")
+
     with connect(asked.base_url.port or 0) as sock:
         sock.sendall(whole(PATH, LONG | {"stream": True}))
         sock.recv(1000)
         sock.sendall(b"POST / HTTP/1.1\r\n")
         with pytest.raises(OSError, match=r"reset|pipe"):
-            for _ in range(3000):
-                sock.sendall(b"X-A: " + b"b" * 1000 + b"\r\n")
+            send_on(sock)
     assert idle(engine)
 
 
