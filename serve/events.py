@@ -5,12 +5,13 @@ Knows nothing of what a chunk says.
 
 import json
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from fastapi import Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from serve.guard import Refusal, envelope
 
@@ -27,10 +28,22 @@ def stream(
 ) -> StreamingResponse:
     """The chunks as they come, then `end`."""
     headers = {**response.headers, "cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(_lines(chunks, end), headers=headers, media_type="text/event-stream")
+    return _Closing(_lines(chunks, end), headers=headers, media_type="text/event-stream")
 
 
-async def _lines(chunks: Any, end: str) -> AsyncIterator[str]:
+class _Closing(StreamingResponse):
+    """Ends its chunks, and the calls behind them, whatever ends it: a deadline's last event may wait for a
+    reader that does not read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if isinstance(self.body_iterator, AsyncGenerator):
+                await self.body_iterator.aclose()
+
+
+async def _lines(chunks: Any, end: str) -> AsyncGenerator[str, None]:
     try:
         async with aclosing(chunks):
             async for chunk in chunks:

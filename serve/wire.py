@@ -32,6 +32,7 @@ class Wire(HttpToolsProtocol):
     _stuck: asyncio.TimerHandle | None = None
     _head = 0
     _whole = True
+    _begun, _ahead, _heading = 0, 0, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]
@@ -44,7 +45,13 @@ class Wire(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        begun = self._begun
         super().data_received(data)
+        self._ahead += len(data) if self._heading and self._begun == begun else 0
+        if (
+            self._busy and self._ahead > HEAD
+        ):  # of the next request: an answer is under way, so no refusal
+            self.transport.close()
         if self.transport.is_closing() or self._busy:
             return
         self._hurry()
@@ -52,7 +59,12 @@ class Wire(HttpToolsProtocol):
         if self._head > HEAD:
             self._refuse(431, f"the headers are over {HEAD:,} bytes: send fewer or shorter ones")
 
+    def on_message_begin(self) -> None:
+        self._begun, self._ahead, self._heading = self._begun + 1, 0, True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
+        self._heading = False
         self._head, self._whole = 0, False
         if self._timer:
             self._timer.cancel()

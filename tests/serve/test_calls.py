@@ -1,6 +1,8 @@
 """How calls end before their time: clients that leave, deadlines, full queues, an engine that stops."""
 
 import asyncio
+import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,9 +19,11 @@ from serve.app import api
 from serve.calls import Calls, Row
 from serve.guard import Refusal
 from serve.metrics import Meters, Watch
+from serve.settings import Settings
 from serve.state import State
 from tests.serve.asking import BIAS, chunks, refused
 from tests.serve.live import eventually, idle, serving
+from tests.serve.raw import connect, whole
 from tests.tiny import tiny_model_folder
 
 LONG = {"prompt": "def add(", "max_tokens": 4000, "logit_bias": BIAS}
@@ -70,6 +74,40 @@ def test_a_deadline_ends_a_request(asked: httpx.Client, engine: Engine) -> None:
         assert refused(answer, 400)["param"] == "x-request-timeout-seconds"
 
 
+@pytest.mark.parametrize("path", [PATH, "/v1/fim/completions", "/infill"])
+def test_a_deadline_frees_the_slot_of_one_who_does_not_read(engine: Engine, path: str) -> None:
+    body = json.dumps(LONG | {"stream": True, "n_predict": 8000}).encode()
+    sent = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+    async def receive() -> Any:
+        return next(sent, None) or await asyncio.sleep(60)
+
+    async def ask() -> None:
+        read, told = asyncio.Event(), 0
+
+        async def send(_: Any) -> None:
+            nonlocal told
+            told += 1
+            if told > 3:
+                await read.wait()
+
+        headers = [(b"content-type", b"application/json"), (b"host", b"here")]
+        scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
+        scope |= {"query_string": b"", "asgi": {"version": "3.0"}}
+        served = api(State({"tiny": engine}, settings=Settings(timeout_s=0.3)))
+        answer = asyncio.create_task(served(scope, receive, send))
+        while told < 5:  # the deadline's own event
+            await asyncio.sleep(0.01)
+        for _ in range(50):
+            await asyncio.sleep(0.01)
+        free = engine.load().running == 0
+        read.set()
+        await answer
+        assert free
+
+    asyncio.run(ask())
+
+
 @contextmanager
 def filled(engine: Engine) -> Iterator[None]:
     """Every slot and place taken."""
@@ -113,6 +151,20 @@ def test_rows_wait_while_others_have_the_queue(asked: httpx.Client, engine: Engi
         told = list(lines)
     other.join()
     assert sum('"finish_reason":"length"' in line for line in told) == 3
+
+
+def test_a_head_without_an_end_behind_a_stream_is_cut(asked: httpx.Client, engine: Engine) -> None:
+    def send_on(sock: socket.socket) -> None:
+        for _ in range(3000):
+            sock.sendall(b"X-A: " + b"b" * 1000 + b"\r\n")
+
+    with connect(asked.base_url.port or 0) as sock:
+        sock.sendall(whole(PATH, LONG | {"stream": True}))
+        sock.recv(1000)
+        sock.sendall(b"POST / HTTP/1.1\r\n")
+        with pytest.raises(OSError, match=r"reset|pipe"):
+            send_on(sock)
+    assert idle(engine)
 
 
 def test_an_engine_that_stops_says_so(tmp_path: Path) -> None:
