@@ -31,6 +31,6 @@ class Settings(BaseModel):
     max_tokens_default: Annotated[int, Field(ge=0)] = 16
     """New tokens of a completion that asks for no number (OpenAI's)."""
     seed_scope: Scope = "request"
-    """Whether the same seed draws the same for each request, or for each sequence of it too (ours)."""
+    """Whether a seed's samples are numbered anew by each request, or on (ours; `seeds`)."""
     draining: bool = False
     """Refuse what is new with 503 and finish what runs (ours)."""

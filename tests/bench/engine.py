@@ -167,7 +167,11 @@ def measured(ways: dict[str, Way], given: argparse.Namespace) -> dict[str, Any]:
             found = Round(time.perf_counter() - wall, time.process_time() - cpu, first)
             print(f"{name}: {found.wall:.2f} s, {found.cpu:.2f} s of CPU", flush=True)
             rounds[name] += [found] if k else []
-    return {name: _told(found, given.clients * given.new) for name, found in rounds.items()}
+    told = {name: _told(found, given.clients * given.new) for name, found in rounds.items()}
+    for name in told:
+        if name.startswith("vllm"):
+            told[name]["tokens_per_cpu_s"] = None
+    return told
 
 
 def _prompts(rng: np.random.Generator, count: int, size: int) -> list[list[int]]:

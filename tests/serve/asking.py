@@ -19,8 +19,13 @@ BIAS = dict.fromkeys(range(7), -100.0)
 def refused(answer: Any, status: int) -> dict[str, Any]:
     """The error of an answer, after checking that it has the one shape."""
     assert answer.status_code == status, answer.text
-    assert list(answer.json()) == ["error"]
-    error: dict[str, Any] = answer.json()["error"]
+    return shaped(answer.json())
+
+
+def shaped(body: dict[str, Any]) -> dict[str, Any]:
+    """The error of a refusal's body, after checking that it has the one shape."""
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
     assert list(error) == ["message", "type", "param", "code"]
     assert error["message"]
     return error

@@ -12,7 +12,7 @@ from serve import wire
 from serve.app import api
 from serve.settings import Settings
 from serve.state import State
-from tests.serve.asking import COMPLETE
+from tests.serve.asking import COMPLETE, shaped
 from tests.serve.live import eventually, idle, port_of, serving
 from tests.serve.raw import answered, connect, head, sent, whole
 
@@ -47,9 +47,7 @@ def alive(port: int, served: State) -> Iterator[None]:
 def refused(found: tuple[int, dict[str, str], bytes], status: int) -> str:
     """The message of an answer, after checking that it is a refusal in the one shape."""
     assert found[0] == status, found
-    error = json.loads(found[2])["error"]
-    assert list(error) == ["message", "type", "param", "code"]
-    return str(error["message"])
+    return str(shaped(json.loads(found[2]))["message"])
 
 
 def ended(sock: socket.socket) -> bool:
