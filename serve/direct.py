@@ -18,6 +18,12 @@ def environment(port: int) -> dict[str, str]:
         "RAY_SERVE_PORT_QUARANTINE_S": "0",  # a replica that takes a dead one's place needs its port
         # Nobody stands before the replica who would have to hear that it goes.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0",
+        # A judge's endpoint: 0.95 to 0.98 of its rate alone instead of 0.84 to 0.95. Its threads wait for
+        # one another without taking a core meanwhile, and share one heap, whose freed memory is kept.
+        "GOMP_SPINCOUNT": "1000",
+        "MALLOC_ARENA_MAX": "1",
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str((1 << 31) - 1),
         # The routes run in the loop that reads the socket, not in a thread beside it.
         "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     }
