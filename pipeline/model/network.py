@@ -21,6 +21,8 @@ from pipeline.model.store import ATTENTION, Part, Plan, Store
 log = logging.getLogger(__name__)
 SHARE = 0.5
 """Of the memory there is, keys and values may take so much (ours)."""
+_LIMIT = Path("/sys/fs/cgroup/memory.max")
+"""What a container may use (cgroup v2)."""
 
 
 class Network:
@@ -123,7 +125,9 @@ def _name(config: Any) -> str:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of memory that there are."""
+    """Bytes of memory that there are: free ones of a GPU, the machine's or the container's of a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = _LIMIT.read_text().strip() if _LIMIT.is_file() else "max"
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return whole if limit == "max" else min(whole, int(limit))

@@ -177,7 +177,8 @@ class Vllm:
         try:
             await self._follow(call, params)
         except Exception as error:
-            call.fail(_died() if self._engine.errored else error)
+            if not call.done:  # else all has been told
+                call.fail(_died() if self._engine.errored else error)
         finally:
             with self._lock:
                 del self._calls[call]
