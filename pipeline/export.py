@@ -51,7 +51,7 @@ def run(
         shutil.rmtree(job.folder / name, ignore_errors=True)
         shutil.copytree(source, job.folder / name, ignore=shutil.ignore_patterns("manifest.json"))
     told = _add(job.folder / "model" / "icefloe.json", {"name": cfg.name})
-    judge = _add(job.folder / "annotator" / "annotator.json", {"data": annotator.key})
+    judge = _add(job.folder / "annotator" / "annotator.json", {"data": annotator.digest})
     if scored is not None:
         place = standing(partial(visit, scored, judge.get("column", "quality"), job))
         (job.folder / "annotator" / "scores.json").write_text(json.dumps(place) + "\n")

@@ -3,13 +3,22 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from pipeline.model.turns import turn
 
 
-def test_a_wait_that_is_broken_off_blocks_nobody() -> None:
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whoever runs the tests may have turned Ctrl-C off."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_wait_that_is_broken_off_blocks_nobody(interruptible: None) -> None:
     inside, go, after = threading.Event(), threading.Event(), threading.Event()
 
     def hold() -> None:
