@@ -70,9 +70,7 @@ def _add(card: Path, more: dict[str, Any]) -> dict[str, Any]:
 
 def visit(files: Files, column: str, job: Job, work: Work) -> Iterator[tuple[str, Any]]:
     """(language, what `work` makes of its scores) for each shard, and as much for all languages."""
-    items = [{"shard": s, "name": s.name} for s in files.shards]
-    rows = sum(s.rows for s in files.shards)
-    for found in job.each(partial(_visit, files.store, column, work), items, rows):
+    for found in job.shards(partial(_visit, files.store, column, work), files):
         yield from found["languages"]
 
 

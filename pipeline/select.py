@@ -147,9 +147,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 def visit(files: Files, cfg: Config, job: Job, work: Work) -> Iterator[tuple[str, Any]]:
     """(language, what `work` makes of it) for each language of each shard, in shard order."""
-    items = [{"shard": s, "name": s.name} for s in files.shards]
-    rows = sum(s.rows for s in files.shards)
-    for found in job.each(partial(_visit, files.store, cfg, work), items, rows):
+    for found in job.shards(partial(_visit, files.store, cfg, work), files):
         yield from found["languages"]
 
 

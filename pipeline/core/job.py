@@ -131,9 +131,15 @@ class Job:
         """`measure(kept rows)` of every shard (None: the rows as they are), in shard order, in this
         process's memory. side: the rows dropped under this rule instead."""
         work = partial(_collect, self.store, measure, list(columns), side)
-        items = [{"shard": s, "name": s.name} for s in files.shards]
-        rows = self._fan_out(work, items, sum(s.rows for s in files.shards))
+        rows = self.shards(work, files)
         return [pa.ipc.open_stream(row["table"]).read_all() for row in rows]
+
+    def shards(
+        self, work: Callable[[dict[str, Any]], dict[str, Any]], files: Files
+    ) -> Iterator[dict[str, Any]]:
+        """`work` on each shard of `files` (an item has `shard` and its `name`), results in their order."""
+        items = [{"shard": s, "name": s.name} for s in files.shards]
+        return self._fan_out(work, items, sum(s.rows for s in files.shards))
 
     def each(
         self,
