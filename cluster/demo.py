@@ -46,6 +46,7 @@ def main() -> int:
 
 
 def free_port() -> int:
+    """A port of loopback that nobody has."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])

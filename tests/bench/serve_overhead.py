@@ -11,13 +11,14 @@ import argparse
 import http.client
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from cluster.demo import free_port
 
 ROOT = Path(__file__).parents[2]
 WAYS = ("direct", "proxy", "haproxy")
@@ -128,12 +129,6 @@ def wait(port: int, seconds: float = 120) -> None:
         except (OSError, AssertionError, http.client.HTTPException):
             time.sleep(0.2)
     raise SystemExit(f"nothing on port {port} after {seconds:g} s")
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def serve(way: str, port: str, folder: str) -> None:

@@ -5,7 +5,6 @@ A rival that is not installed is named with the reason. Knows nothing of what is
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from cluster.demo import free_port
 
 STARTS = 180
 """Seconds a server may take to answer its first request."""
@@ -41,12 +42,6 @@ class Running:
     server: Server
     url: str
     process: "subprocess.Popen[bytes]"
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from cluster.demo import free_port
 from serve.start import wait_ready
 from tests.serve.asking import refused
-from tests.serve.live import eventually, free_port
+from tests.serve.live import eventually
 from tests.serve.test_serve import KEY, Reading, endless
 from tests.tiny import tiny_model_folder
 

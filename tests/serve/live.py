@@ -1,6 +1,5 @@
 """A real server on a free loopback port, in a thread, and waiting for what comes about in it."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from cluster.demo import free_port
 from pipeline.model.engine import Engine
 from serve import wire
 
@@ -25,13 +25,6 @@ def serving(app: FastAPI) -> Iterator[str]:
     yield f"http://127.0.0.1:{port}"
     server.should_exit = server.force_exit = True
     thread.join()
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def port_of(url: str) -> int:

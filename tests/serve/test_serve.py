@@ -13,6 +13,7 @@ import httpx
 import pytest
 from safetensors.torch import load_file, save_file
 
+from cluster.demo import free_port
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.schema import SPECIALS
 from serve.app import Args, Model, api
@@ -20,7 +21,7 @@ from serve.guard import OPEN
 from serve.start import NAME, finish, start, stop, wait_ready
 from serve.state import State
 from tests.serve.asking import ANNOTATE, COMPLETE, refused
-from tests.serve.live import eventually, free_port, port_of
+from tests.serve.live import eventually, port_of
 from tests.serve.raw import answered, connect, head
 from tests.serve.test_guard import routes
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
