@@ -8,7 +8,7 @@ Knows nothing of keys or Ray.
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,14 @@ from fastapi import APIRouter, Request, Response
 
 from pipeline.model.engine import Engine, Piece, Sampling
 from serve import events, logprobs
-from serve.calls import Calls, settled, wholes
+from serve.calls import settled
 from serve.completion_schemas import CompletionRequest, CompletionResponse
-from serve.generating import begin, no_token, sampling, text_ids, too_long, usage
+from serve.generating import begin, no_token, sampling, text_ids, too_long
 from serve.guard import Refusal
 from serve.logprobs import Reader, Token
 from serve.schemas import name_unknown
 from serve.state import State
+from serve.writing import Tally, answered, chunks
 
 
 def routes(state: State) -> APIRouter:
@@ -35,9 +36,11 @@ def routes(state: State) -> APIRouter:
         asked = await asyncio.to_thread(_understand, body, name, engine, state)
         how, n = asked.sampling, body.n
         calls = begin(state, request, name, asked.prompts, how, n, body.seed_scope)
+        writer = _Writer(asked, body)
         if body.stream:
-            return events.stream(_chunks(asked, calls, body), response)
-        return events.answer(await _complete(asked, calls, body), response)
+            more = body.stream_options.include_usage
+            return events.stream(chunks(writer, calls, more), response)
+        return events.answer(await answered(writer, calls), response)
 
     for path in ("/v1/completions", "/beta/completions"):
         router.post(path, response_model=CompletionResponse)(completions)
@@ -107,32 +110,14 @@ def _echo(k: int, ids: list[int], body: CompletionRequest, engine: Engine) -> st
     return str(engine.tokenizer.decode(ids, skip_special_tokens=False))
 
 
-async def _complete(asked: Understood, calls: Calls, body: CompletionRequest) -> dict[str, Any]:
-    done = await wholes(calls)
-    writer = _Writer(asked, body)
-    choices = [writer.choice(k, piece) for k, piece in enumerate(done)]
-    return writer.frame | {"choices": choices, "usage": writer.usage}
-
-
-async def _chunks(
-    asked: Understood, calls: Calls, body: CompletionRequest
-) -> AsyncIterator[dict[str, Any]]:
-    writer = _Writer(asked, body)
-    async for k, piece in calls:
-        choice = writer.choice(k, piece)
-        yield writer.frame | {"choices": [choice], "usage": None}
-    if body.stream_options.include_usage:
-        yield writer.frame | {"choices": [], "usage": writer.usage}
-
-
 class _Writer:
-    """Turns pieces into choices and counts them: a row's pieces in turn, or its whole as one."""
+    """See `writing.Writer`."""
 
     def __init__(self, asked: Understood, body: CompletionRequest) -> None:
         self._asked, self._body = asked, body
         self._readers: dict[int, Reader] = {}
-        self._completion, self._cached = 0, 0
-        self.frame = {
+        self.tally = Tally(asked.prompts, body.n)
+        self.frame: Mapping[str, Any] = {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",
             "created": int(time.time()),
@@ -143,8 +128,6 @@ class _Writer:
         """Row `k`'s next piece."""
         echo = "" if k in self._readers else self._asked.echoes[k // self._body.n]
         reason = settled(piece)
-        self._completion += len(piece.tokens)
-        self._cached += piece.cached_tokens if k % self._body.n == 0 else 0
         shown = self._logprobs(k, piece)
         return {"index": k, "text": echo + piece.text, "logprobs": shown, "finish_reason": reason}
 
@@ -154,12 +137,6 @@ class _Writer:
             return None
         tokens = _tokens(self._asked.prompts[k // self._body.n], piece)
         return logprobs.columns(self._asked.engine.tokenizer, tokens, reader)
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """What has been counted so far."""
-        prompt = sum(map(len, self._asked.prompts))
-        return usage(prompt, self._completion, self._cached)
 
 
 def _tokens(prompt: Sequence[int], piece: Piece) -> list[Token]:

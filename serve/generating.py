@@ -80,16 +80,6 @@ class Usage(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-def usage(prompt: int, completion: int, cached: int) -> dict[str, Any]:
-    """`Usage` as it is sent."""
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": cached},
-    }
-
-
 def sampling(body: Generating, engine: Engine, **more: Any) -> Sampling:
     """The engine's words for a request; `more` are those that only one route has, or overrides."""
     if odd := no_token(engine.tokenizer, body.logit_bias):

@@ -5,7 +5,7 @@ Knows nothing of how the prompt came about.
 
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import Request, Response
@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from pipeline.model.engine import Engine, Piece, Sampling
 from serve import events, logprobs
-from serve.calls import Calls, settled, wholes
-from serve.generating import Generating, Usage, begin, usage
+from serve.calls import settled
+from serve.generating import Generating, Usage, begin
 from serve.state import State
+from serve.writing import Tally, answered, chunks
 
 
 class Message(BaseModel):
@@ -56,59 +57,39 @@ async def reply(
 ) -> Response:
     """`n` completions of `ids`, whole or as a stream."""
     calls = begin(state, request, name, [ids], how, body.n, body.seed_scope)
-    writer = _Writer(name, state.engines[name], len(ids), how.top_logprobs is not None)
+    writer = _Writer(name, state.engines[name], ids, body, how.top_logprobs is not None)
     if body.stream:
-        chunks = _chunks(writer, calls, body.stream_options.include_usage)
-        return events.stream(chunks, response)
-    return events.answer(await _complete(writer, calls), response)
-
-
-async def _complete(writer: "_Writer", calls: Calls) -> dict[str, Any]:
-    pieces = enumerate(await wholes(calls))
-    choices = [writer.choice(k, piece, "message") for k, piece in pieces]
-    return writer.frame("chat.completion") | {"choices": choices, "usage": writer.usage}
-
-
-async def _chunks(
-    writer: "_Writer", calls: Calls, include_usage: bool
-) -> AsyncIterator[dict[str, Any]]:
-    frame = writer.frame("chat.completion.chunk")
-    async for k, piece in calls:
-        yield frame | {"choices": [writer.choice(k, piece, "delta")], "usage": None}
-    if include_usage:
-        yield frame | {"choices": [], "usage": writer.usage}
+        return events.stream(chunks(writer, calls, body.stream_options.include_usage), response)
+    return events.answer(await answered(writer, calls), response)
 
 
 class _Writer:
-    """Turns pieces into choices and counts them."""
+    """See `writing.Writer`."""
 
-    def __init__(self, model: str, engine: Engine, prompt_tokens: int, scored: bool) -> None:
-        self._model, self._tokenizer, self._scored = model, engine.tokenizer, scored
-        self._prompt, self._completion, self._cached = prompt_tokens, 0, 0
+    def __init__(
+        self, model: str, engine: Engine, ids: list[int], body: Generating, scored: bool
+    ) -> None:
+        self._tokenizer, self._scored = engine.tokenizer, scored
+        self._key = "delta" if body.stream else "message"
         self._begun: set[int] = set()
+        self.tally = Tally([ids], body.n)
+        self.frame: Mapping[str, Any] = {
+            "id": f"chatcmpl-{uuid.uuid4().hex}",
+            "object": "chat.completion.chunk" if body.stream else "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+        }
 
-    def frame(self, kind: str) -> dict[str, Any]:
-        """What every chunk says."""
-        name, now = f"chatcmpl-{uuid.uuid4().hex}", int(time.time())
-        return {"id": name, "object": kind, "created": now, "model": self._model}
-
-    def choice(self, k: int, piece: Piece, key: str) -> dict[str, Any]:
+    def choice(self, k: int, piece: Piece) -> dict[str, Any]:
         """Row `k`'s next piece; the first says who speaks."""
         said = {} if k in self._begun else {"role": "assistant"}
         self._begun.add(k)
-        self._completion += len(piece.tokens)
-        self._cached += piece.cached_tokens if k == 0 else 0
         return {
             "index": k,
-            key: {**said, "content": piece.text},
+            self._key: {**said, "content": piece.text},
             "logprobs": self._rows(piece) if self._scored else None,
             "finish_reason": settled(piece),
         }
 
     def _rows(self, piece: Piece) -> dict[str, Any]:
         return logprobs.rows(self._tokenizer, logprobs.written(piece))
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        """What has been counted so far."""
-        return usage(self._prompt, self._completion, self._cached)
