@@ -313,11 +313,15 @@ def serve(
     slots: Annotated[
         int | None, typer.Option(min=1, help="Completions at a time; the engine's own number.")
     ] = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="Print this as a config for `serve deploy` instead.")
+    ] = False,
 ) -> None:
     """Serve the run's released model and annotator over HTTP until interrupted.
 
     Examples: icefloe serve snowcoder --port 8000;
-    icefloe serve snowcoder --model alpha=phase1 --model beta=phase2
+    icefloe serve snowcoder --model alpha=phase1 --model beta=phase2;
+    icefloe serve snowcoder --config > serve.yaml
     """
     from serve.direct import environment
 
@@ -332,6 +336,8 @@ def serve(
 
     how = {"engine": engine, "precision": precision, "threads": threads, "slots": slots}
     args = serving.arguments(Store(store), run, model or [], keys, **how)
+    if config:
+        return print(serving.config(args, host, port), end="")
     start(args, host=host, port=port, connect=connect)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     for line in serving.announcement(args, names(args), url):

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from cluster import runs
 from pipeline.core.errors import RecipeError
 from pipeline.core.store import Store
 from serve.app import Args, Model
 from serve.keys import KEY, env_keys
+from serve.start import NAME, check_closed
 
 
 def arguments(
@@ -83,6 +86,28 @@ def announcement(args: Args, names: Sequence[str], url: str) -> list[str]:
         f"Serving on {url} (Ctrl-C to stop)",
         f"  models     {', '.join(names)}{'' if args.annotator else '; no annotator'}",
         f"  keys       {f'asked for, from {where}' if closed else 'none: whoever reaches it may ask'}",
+        f"  {url}/ in a browser: write, compare, judge",
         f"  {url}/v1 is an OpenAI base URL; also /v1/annotate, /metrics, /ready, /openapi.json",
         f"  curl {url}/v1/completions -H 'content-type: application/json'{auth} -d '{body}'",
     ]
+
+
+def config(args: Args, host: str, port: int) -> str:
+    """A Serve config of the same, as YAML: what `serve deploy` takes, and `serve build` would write if it
+    took applications with arguments. Folders in full, since a replica starts elsewhere. RecipeError for
+    an address that others can reach without any key."""
+    check_closed(args, host)
+    told = args.model_dump(exclude_none=True, exclude_defaults=True)
+    for part in (*told["models"], told):
+        part |= {
+            k: str(Path(part[k]).resolve()) for k in ("folder", "annotator", "keys") if k in part
+        }
+    cores = {} if args.threads is None else {"ray_actor_options": {"num_cpus": args.threads}}
+    deployment = {"name": "Icefloe", "num_replicas": 1, "user_config": {}, **cores}
+    application = {"name": NAME, "route_prefix": "/", "import_path": "serve.app:app"}
+    whole = {
+        "http_options": {"host": host, "port": port, "request_timeout_s": 330},
+        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "applications": [application | {"args": told, "deployments": [deployment]}],
+    }
+    return str(yaml.safe_dump(whole, sort_keys=False))

@@ -7,6 +7,7 @@ import asyncio
 import math
 from base64 import b64decode
 from collections.abc import Callable, Mapping
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -104,6 +105,7 @@ class Guard:
     def _client(self, headers: Headers) -> str:
         """The hash of the key that was sent, or ANYONE where none is asked."""
         if not self.keys:
+            _check_site(headers)
             return ANYONE
         key = _key(headers)
         known = None if key is None else self.keys.who(key)
@@ -133,13 +135,41 @@ def _key(headers: Headers) -> str | None:
     scheme, _, sent = headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer":
         return sent.strip()
-    origin = headers.get("origin")
     try:
-        ours = origin is None or urlsplit(origin).netloc == headers.get("host")
         known = b64decode(sent).decode().partition(":")[2]
     except ValueError:
         return None
-    return known if ours and scheme.lower() == "basic" else None
+    return known if scheme.lower() == "basic" and _same_site(headers) else None
+
+
+def _check_site(headers: Headers) -> None:
+    """Refusal where a browser asks for another site's page: by its origin, or by a name of its own that
+    was made to lead here (DNS rebinding; an address cannot be)."""
+    host = headers.get("host", "")
+    if not (_local(host) and _same_site(headers)):
+        message = (
+            f"without a key this server answers to localhost and addresses alone, and no other site's "
+            f"pages: not {headers.get('origin', host)!r}. Give it a key to be reached by other names"
+        )
+        raise Refusal(403, message, code="host_not_allowed")
+
+
+def _local(host: str) -> bool:
+    """Whether a Host header is localhost or an IP address, with or without a port."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or bool(ip_address(name))
+    except ValueError:
+        return False
+
+
+def _same_site(headers: Headers) -> bool:
+    """Whether no browser says that another site's page asks."""
+    origin = headers.get("origin")
+    try:
+        return origin is None or urlsplit(origin).netloc == headers.get("host")
+    except ValueError:
+        return False
 
 
 class _Answer:

@@ -13,9 +13,9 @@ from pydantic import BaseModel
 from serve.guard import OPEN
 
 EVERYWHERE = (405, 500)
-GUARDED = (401, 404, 408, 413, 429, 431, 503, 504)
+GUARDED = (400, 401, 403, 404, 408, 413, 429, 431, 503, 504)
 """What may stand between a request and its route."""
-WITH_BODY = (400, 422)
+WITH_BODY = (422,)
 
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 """One event of a stream, as OpenAPI 3.2 describes them."""

@@ -57,12 +57,17 @@ def start(
     wait_ready(f"http://{_dialled(host)}:{port}", 30)
 
 
-def _check(args: Args, host: str, port: int) -> None:
+def check_closed(args: Args, host: str) -> None:
+    """RecipeError for an address that others can reach without any key."""
     if not _loopback(host) and not (env_keys() or file_keys(args.keys)):
         raise RecipeError(
             f"host {host!r} without a key would serve anyone: set {KEY}, give a keys file, "
             "or keep 127.0.0.1"
         )
+
+
+def _check(args: Args, host: str, port: int) -> None:
+    check_closed(args, host)
     folders = [Path(m.folder) for m in args.models]
     for folder in folders:
         if not (folder / "config.json").is_file():

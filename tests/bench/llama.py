@@ -20,7 +20,7 @@ from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from pipeline.core.schema import SPECIALS
 
-LAYERS, WIDTH, INNER, HEADS, KV_HEADS, VOCABULARY, CONTEXT = 12, 768, 2048, 12, 4, 32_000, 1024
+LAYERS, WIDTH, INNER, HEADS, KV_HEADS, VOCABULARY, CONTEXT = 12, 768, 2048, 12, 4, 32_000, 2048
 LEARNT_FROM = 12_000_000
 """Bytes of source that the tokenizer is trained on."""
 

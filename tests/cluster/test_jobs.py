@@ -1,18 +1,11 @@
-"""Job submission against a real head node of its own: the code gets there, runs, and can be ended.
-
-The head has its own ports, folder and token, and ends with the process that was started here.
-"""
+"""Job submission against a real head node of its own: the code gets there, runs, and can be ended."""
 
 import os
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -22,55 +15,15 @@ from cluster.verify import problems
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.store import Store
 from tests.corpus import repositories
+from tests.head import head_node
 from tests.running import curation, recipe_file
-
-PORTS = (
-    "--port",
-    "--dashboard-port",
-    "--ray-client-server-port",
-    "--dashboard-agent-listen-port",
-    "--metrics-export-port",
-)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 @pytest.fixture(scope="module")
 def address(ray_local: None) -> Iterator[str]:
     """A head node with this process's token, which `ray_local` has made."""
-    ports = free_ports(len(PORTS))
-    folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths end at 107 characters
-    command = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block"]
-    command += ["--node-ip-address", "127.0.0.1", "--temp-dir", folder, "--num-cpus", "1"]
-    command += ["--object-store-memory", str(128 << 20)]
-    command += [part for name, port in zip(PORTS, ports, strict=True) for part in (name, str(port))]
-    here = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    head = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{ports[1]}"
-    try:
-        wait(url, head)
+    with head_node(cpus=1) as url:
         yield url
-    finally:
-        head.terminate()
-        head.wait(120)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def wait(url: str, head: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
-        assert head.poll() is None, "ray start ended"
-        try:
-            jobs._client(url)
-            return
-        except StageError:
-            time.sleep(0.2)
-    raise AssertionError(f"no dashboard at {url}")
 
 
 def run(code: str, address: str, follow: bool = True) -> str:

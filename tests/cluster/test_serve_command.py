@@ -9,9 +9,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from cluster.demo import free_port
+from serve.app import Args
 from serve.start import wait_ready
+from tests.cluster.test_k8s import serve_faults
 from tests.serve.asking import refused
 from tests.serve.live import eventually
 from tests.serve.test_serve import KEY, Reading, endless
@@ -52,11 +55,30 @@ def url(command: list[str], server: "subprocess.Popen[str]") -> str:
 
 def test_it_says_what_it_serves(url: str, server: "subprocess.Popen[str]") -> None:
     assert server.stdout
-    said = [server.stdout.readline() for _ in range(5)]
+    said = [server.stdout.readline() for _ in range(6)]
     assert said[0] == f"Serving on {url} (Ctrl-C to stop)\n"
     assert "long; no annotator" in said[1]
-    assert '"model": "long"' in said[4]
-    assert "Bearer $KEY" in said[4]
+    assert '"model": "long"' in said[5]
+    assert "Bearer $KEY" in said[5]
+
+
+def test_the_same_as_a_config(command: list[str]) -> None:
+    """That Serve reads whole, and that gives the application what the command would."""
+    asked = [*command, "--threads", "2", "--config"]
+    told = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert list(serve_faults(told)) == []
+    config = yaml.safe_load(told)
+    (application,) = config["applications"]
+    args = Args.model_validate(application["args"])
+    model, keys = command[command.index("--model") + 1], command[command.index("--keys") + 1]
+    assert f"{args.models[0].name}={args.models[0].folder}" == model
+    assert (args.keys, args.threads) == (keys, 2)
+    assert config["http_options"]["port"] == int(command[-1])
+    open_ = subprocess.run(
+        [*COMMAND, "--model", model, "--config", "--host", "0.0.0.0"],
+        capture_output=True, text=True, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert open_.returncode == 2
 
 
 def test_it_listens_on_loopback_alone(url: str) -> None:

@@ -4,6 +4,9 @@ import json
 from hashlib import sha256
 from typing import Any
 
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
 from serve.keys import Keyring
 
 KEY = "an-open-secret"
@@ -14,6 +17,11 @@ ANNOTATE = {"files": [{"text": "x = 1\n"}]}
 COMPLETE = {"prompt": "def add(", "max_tokens": 4, "seed": 1}
 BIAS = dict.fromkeys(range(7), -100.0)
 """Keeps special tokens away, so that only the asked-for length ends an answer."""
+
+
+def client_of(app: FastAPI, host: str = "localhost", **how: Any) -> TestClient:
+    """A client that names `host`."""
+    return TestClient(app, base_url=f"http://{host}", **how)
 
 
 def refused(answer: Any, status: int) -> dict[str, Any]:

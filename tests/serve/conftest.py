@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 
 from serve.app import Args, Model, api, load
 from serve.state import State
+from tests.serve.asking import client_of
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
 
@@ -22,5 +23,5 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[State]:
 
 @pytest.fixture(scope="session")
 def client(state: State) -> Iterator[TestClient]:
-    with TestClient(api(state), raise_server_exceptions=False) as client:
+    with client_of(api(state), raise_server_exceptions=False) as client:
         yield client

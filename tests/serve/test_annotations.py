@@ -18,7 +18,7 @@ from pipeline.model.settings import ForestConfig
 from serve.app import Args, Model, api, load
 from serve.state import State
 from tests.corpus import bare, documented
-from tests.serve.asking import refused
+from tests.serve.asking import client_of, refused
 from tests.serve.live import serving
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
@@ -150,7 +150,7 @@ def test_percentiles_are_against_the_corpus(tmp_path: Path) -> None:
     }
     (folder / "scores.json").write_text(json.dumps(scores))
     models = [Model(folder=str(tiny_model_folder(tmp_path / "model")))]
-    client = TestClient(api(load(Args(models=models, annotator=str(folder), threads=1))))
+    client = client_of(api(load(Args(models=models, annotator=str(folder), threads=1))))
     files = [{"text": "x", "path": "a/b.go"}, {"text": "x", "language": "go"}, {"text": "x"}]
     data = annotated(client, files=files)["data"]
     for told, within in zip(data, (0.5, 0.5, None), strict=True):
@@ -163,7 +163,7 @@ def test_percentiles_are_against_the_corpus(tmp_path: Path) -> None:
 def test_a_regression_has_a_score_and_no_classes(tmp_path: Path) -> None:
     folder = tiny_annotator_folder(tmp_path / "annotator", labels=1)
     models = [Model(folder=str(tiny_model_folder(tmp_path / "model")))]
-    client = TestClient(api(load(Args(models=models, annotator=str(folder), threads=1))))
+    client = client_of(api(load(Args(models=models, annotator=str(folder), threads=1))))
     (told,) = annotated(client, files=[{"text": "x = 1"}])["data"]
     assert told["probs"] is None
     plain = {"score": pytest.approx(told["score"]), "label": "quality"}
@@ -186,7 +186,7 @@ def test_a_forest_answers_like_an_annotator(tmp_path: Path) -> None:
     )
     args = Args(models=[Model(folder=str(model))], annotator=str(tmp_path / "forest"), threads=1)
     state = load(args)
-    answer = annotated(TestClient(api(state)), files=[{"text": t} for t in texts])
+    answer = annotated(client_of(api(state)), files=[{"text": t} for t in texts])
     assert (answer["model"], answer["annotator"]["kind"]) == ("forest-model", "forest")
     for told, text in zip(answer["data"], texts, strict=True):
         assert told["score"] == pytest.approx(state.judged().score([text])[0].score, abs=1e-6)

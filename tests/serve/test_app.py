@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from serve.app import api
 from serve.start import _loopback
 from serve.state import State
-from tests.serve.asking import ANNOTATE, COMPLETE, JSON, refused
+from tests.serve.asking import ANNOTATE, COMPLETE, JSON, client_of, refused
 
 
 def test_unknown_fields_are_accepted_and_named(client: TestClient) -> None:
@@ -82,13 +82,13 @@ def test_other_refusals_have_the_same_shape(client: TestClient) -> None:
 
 def test_a_failure_of_ours_keeps_its_reason_to_itself(state: State) -> None:
     broken = State(state.engines, object())  # type: ignore[arg-type]
-    client = TestClient(api(broken), raise_server_exceptions=False)
+    client = client_of(api(broken), raise_server_exceptions=False)
     error = refused(client.post("/v1/annotate", json=ANNOTATE), 500)
     assert "object" not in error["message"]
 
 
 def test_a_full_queue_refuses_with_a_time_to_come_back(state: State) -> None:
-    client = TestClient(api(State(state.engines, state.judge, places=0)))
+    client = client_of(api(State(state.engines, state.judge, places=0)))
     answer = client.post("/v1/annotate", json=ANNOTATE)
     assert refused(answer, 429)["type"] == "rate_limit_error"
     assert answer.headers["retry-after"] == "1"

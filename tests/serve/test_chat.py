@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from pipeline.model.engine import load
 from serve.app import api
 from serve.state import State
-from tests.serve.asking import chunks, refused
+from tests.serve.asking import chunks, client_of, refused
 from tests.tiny import tiny_model_folder
 
 TEMPLATE = (
@@ -34,7 +34,7 @@ def chatting(
     else:
         file.write_text(TEMPLATE)
     engine = load(folder, threads=1)
-    with TestClient(api(State({"tiny": engine}))) as client:
+    with client_of(api(State({"tiny": engine}))) as client:
         yield client
     engine.close()
 

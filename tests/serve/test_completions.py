@@ -10,7 +10,7 @@ from pipeline.model.engine import Sampling, load
 from serve.app import api
 from serve.settings import Settings
 from serve.state import State
-from tests.serve.asking import COMPLETE, chunks, refused
+from tests.serve.asking import COMPLETE, chunks, client_of, refused
 from tests.tiny import tiny_model_folder
 
 
@@ -60,7 +60,7 @@ def test_choices_draw_from_the_seed_by_their_index(client: TestClient, state: St
 
 def test_more_rows_than_the_queue_has_places_are_answered(tmp_path: Path) -> None:
     engine = load(tiny_model_folder(tmp_path), threads=1, slots=2, queue=1)
-    client = TestClient(api(State({"tiny": engine})))
+    client = client_of(api(State({"tiny": engine})))
     answer = completed(client, prompt=["a", "b", "c"], n=4, max_tokens=3)
     assert [c["index"] for c in answer["choices"]] == list(range(12))
     engine.close()
@@ -156,7 +156,7 @@ def test_an_infill_differs_and_its_prompt_holds_the_suffix(client: TestClient) -
 
 def test_a_suffix_is_refused_by_a_model_that_cannot_infill(tmp_path: Path) -> None:
     engine = load(tiny_model_folder(tmp_path / "model", infill=False), threads=1)
-    client = TestClient(api(State({"tiny": engine})))
+    client = client_of(api(State({"tiny": engine})))
     for path in ("/v1/completions", "/v1/fim/completions"):
         answer = client.post(path, json=COMPLETE | {"suffix": ")"})
         assert refused(answer, 400)["param"] == "suffix"
@@ -165,7 +165,7 @@ def test_a_suffix_is_refused_by_a_model_that_cannot_infill(tmp_path: Path) -> No
 
 
 def test_a_sequence_numbers_its_samples_on(state: State) -> None:
-    client = TestClient(api(State(state.engines, settings=Settings(seed_scope="sequence"))))
+    client = client_of(api(State(state.engines, settings=Settings(seed_scope="sequence"))))
     four = [c["text"] for c in completed(client, n=4, seed_scope="request")["choices"]]
     assert [completed(client)["choices"][0]["text"] for _ in range(2)] == four[:2]
     assert [c["text"] for c in completed(client, n=2)["choices"]] == four[2:]

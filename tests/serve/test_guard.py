@@ -12,7 +12,7 @@ from serve.app import api
 from serve.guard import OPEN
 from serve.settings import Settings
 from serve.state import State
-from tests.serve.asking import ANNOTATE, COMPLETE, KEY, KEYS, refused
+from tests.serve.asking import ANNOTATE, COMPLETE, KEY, KEYS, client_of, refused
 
 MINE = {"authorization": f"Bearer {KEY}"}
 
@@ -29,7 +29,7 @@ def fresh(state: State, **settings: Any) -> State:
 
 def test_every_route_but_two_needs_a_key(state: State) -> None:
     application = api(fresh(state), KEYS)
-    client = TestClient(application)
+    client = client_of(application)
     known = routes(application)
     assert {("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/v1/models")} <= known
     more = {("GET", "/nothing"), ("POST", "/health/"), ("GET", "//health"), ("GET", "/ready/x")}
@@ -45,8 +45,44 @@ def test_every_route_but_two_needs_a_key(state: State) -> None:
     assert client.post("/v1/completions", json=COMPLETE, headers=MINE).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("localhost:8000", None, 200),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000", 200),
+        ("[::1]:8000", None, 200),
+        ("192.168.1.5", None, 200),
+        ("icefloe.localhost", None, 200),
+        ("evil.example", None, 403),
+        ("evil.example:8000", "http://evil.example:8000", 403),
+        ("localhost.evil.example", None, 403),
+        ("127.0.0.1.evil.example", None, 403),
+        ("127.0.0.1@evil.example", None, 403),
+        ("", None, 403),
+        ("[::1", None, 403),
+        ("localhost:8000", "http://evil.example", 403),
+        ("localhost:8000", "http://localhost:3000", 403),
+        ("localhost:8000", "null", 403),
+        ("localhost:8000", "http://[", 403),
+    ],
+)
+def test_other_sites_pages_cannot_ask_where_there_is_no_key(
+    state: State, host: str, origin: str | None, status: int
+) -> None:
+    headers = {"host": host} | ({} if origin is None else {"origin": origin})
+    served = fresh(state)
+    for method, path in (("GET", "/v1/models"), ("GET", "/"), ("POST", "/v1/completions")):
+        answer = client_of(api(served)).request(method, path, headers=headers, json=COMPLETE)
+        assert answer.status_code == status, path
+        if status == 403:
+            assert refused(answer, 403)["code"] == "host_not_allowed"
+    assert client_of(api(served)).get("/ready", headers=headers).status_code == 200
+    keyed = client_of(api(served, KEYS)).get("/v1/models", headers=headers | MINE)
+    assert keyed.status_code == 200
+
+
 def test_the_body_has_a_limit_declared_or_not(state: State) -> None:
-    client = TestClient(api(fresh(state, max_body=200_000)))
+    client = client_of(api(fresh(state, max_body=200_000)))
     text = "x" * 200_001
     answer = client.post("/v1/annotate", json={"files": [{"text": text}]})
     assert refused(answer, 413)
@@ -55,14 +91,14 @@ def test_the_body_has_a_limit_declared_or_not(state: State) -> None:
 
 
 def test_headers_have_a_limit(state: State) -> None:
-    client = TestClient(api(fresh(state, max_header=1000)))
+    client = client_of(api(fresh(state, max_header=1000)))
     assert client.get("/v1/models").status_code == 200
     refused(client.get("/v1/models", headers={"x": "y" * 1000}), 431)
 
 
 def test_a_key_has_a_rate_and_is_told_of_it(state: State) -> None:
     served = fresh(state, rate_per_minute=2)
-    client = TestClient(api(served, KEYS))
+    client = client_of(api(served, KEYS))
     first = client.get("/v1/models", headers=MINE)
     assert first.headers["x-ratelimit-limit-requests"] == "2"
     assert first.headers["x-ratelimit-remaining-requests"] == "1"
@@ -77,7 +113,7 @@ def test_a_key_has_a_rate_and_is_told_of_it(state: State) -> None:
 
 
 def test_a_server_that_goes_refuses_what_is_new(state: State) -> None:
-    client = TestClient(api(fresh(state, draining=True)))
+    client = client_of(api(fresh(state, draining=True)))
     answer = client.post("/v1/completions", json=COMPLETE)
     assert refused(answer, 503)["code"] == "draining"
     assert answer.headers["retry-after"]
@@ -102,7 +138,7 @@ def slow(state: State) -> TestClient:
     async def stream() -> StreamingResponse:
         return StreamingResponse(drip(), media_type="text/event-stream")
 
-    return TestClient(application)
+    return client_of(application)
 
 
 def test_a_deadline_ends_an_answer_or_a_stream(slow: TestClient) -> None:

@@ -14,7 +14,7 @@ from pipeline.model.engine import Engine, load
 from serve.app import api
 from serve.fitting import SLACK, fit
 from serve.state import State
-from tests.serve.asking import refused
+from tests.serve.asking import client_of, refused
 from tests.serve.live import eventually, idle
 from tests.tiny import tiny_model_folder
 
@@ -159,5 +159,5 @@ def _laid(engine: Engine, prefix: str, suffix: str, extra: list[tuple[str, str]]
 
 
 def test_a_model_of_masks_infills_too(engine: Engine, tmp_path: Path) -> None:
-    client = TestClient(api(State({"tiny": engine})))
+    client = client_of(api(State({"tiny": engine})))
     assert infilled(client)["tokens_predicted"] > 0

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 import pytest
-from fastapi.testclient import TestClient
 
 from pipeline.core.errors import RecipeError
 from serve.app import Args, Model, api, load
 from serve.start import start
 from serve.state import State
-from tests.serve.asking import ANNOTATE, COMPLETE, refused
+from tests.serve.asking import ANNOTATE, COMPLETE, client_of, refused
 from tests.tiny import tiny_model_folder
 
 
@@ -25,7 +24,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> State:
 
 def test_readiness_waits_for_the_models(state: State) -> None:
     partly = State()
-    client = TestClient(api(partly))
+    client = client_of(api(partly))
     assert client.get("/health").json() == {"status": "ok"}
     for answer in (
         client.get("/ready"),
@@ -41,7 +40,7 @@ def test_readiness_waits_for_the_models(state: State) -> None:
 
 def test_readiness_ends_with_an_engine(tmp_path: Path) -> None:
     served = load(Args(models=[Model(folder=str(tiny_model_folder(tmp_path)))], threads=1))
-    client = TestClient(api(served))
+    client = client_of(api(served))
     assert client.get("/ready").status_code == 200
     served.engines["tiny"].close()
     assert "'tiny'" in refused(client.get("/ready"), 503)["message"]
@@ -50,7 +49,7 @@ def test_readiness_ends_with_an_engine(tmp_path: Path) -> None:
 
 
 def test_models_are_chosen_by_name(several: State) -> None:
-    client = TestClient(api(several))
+    client = client_of(api(several))
     told = client.get("/v1/models").json()["data"]
     assert [m["id"] for m in told] == ["alpha", "b/eta"]
     assert client.get("/v1/models/b/eta").json() == told[1]
@@ -65,13 +64,13 @@ def test_models_are_chosen_by_name(several: State) -> None:
 
 
 def test_a_model_tells_how_to_infill_and_where_it_is_from(several: State, state: State) -> None:
-    client = TestClient(api(several))
+    client = client_of(api(several))
     alpha, beta = client.get("/v1/models").json()["data"]
     assert alpha["infill"] is None
     mask = beta["infill"]["tokens"]["mask"]
     assert (beta["infill"]["layout"], mask["text"]) == ("CodeGen2", "<mask_1>")
     assert mask["id"] == several.engines["b/eta"].tokenizer.token_to_id("<mask_1>")
-    (tiny,) = TestClient(api(state)).get("/v1/models").json()["data"]
+    (tiny,) = client_of(api(state)).get("/v1/models").json()["data"]
     assert tiny["infill"]["layout"] == "PSM"
     assert tiny["infill"]["tokens"]["prefix"] == {"text": "<|fim_prefix|>", "id": 1}
     expected = {"phase": "phase1", "step": 3, "tokens": 768, "data": "0" * 12, "max_model_len": 128}
@@ -87,7 +86,7 @@ def test_a_chat_template_is_told(tmp_path: Path) -> None:
 
 
 def test_no_annotator_is_told_plainly(several: State) -> None:
-    client = TestClient(api(several))
+    client = client_of(api(several))
     assert "no annotator" in refused(client.post("/v1/annotate", json=ANNOTATE), 404)["message"]
     assert client.get("/ready").status_code == 200
 

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from serve.app import api
 from serve.logs import Lines
 from serve.state import State
-from tests.serve.asking import COMPLETE, HASH, KEY, KEYS, refused
+from tests.serve.asking import COMPLETE, HASH, KEY, KEYS, client_of, refused
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
@@ -20,7 +20,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
 def test_a_request_is_one_line_without_its_text(
     state: State, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = TestClient(api(State(state.engines, state.judge), KEYS))
+    client = client_of(api(State(state.engines, state.judge), KEYS))
     headers = {"authorization": f"Bearer {KEY}", "x-request-id": "mine-1"}
     with caplog.at_level(logging.INFO, "serve"):
         body = COMPLETE | {"prompt": "a secret plan"}
@@ -60,7 +60,7 @@ def test_a_failure_of_ours_keeps_its_reason_to_the_log(
     async def broken() -> None:
         raise RuntimeError("a private detail")
 
-    answer = TestClient(application).get("/broken", headers={"x-request-id": "b-1"})
+    answer = client_of(application).get("/broken", headers={"x-request-id": "b-1"})
     assert "private" not in refused(answer, 500)["message"]
     assert answer.headers["x-request-id"] == "b-1"
     failure = lines(caplog)[0]

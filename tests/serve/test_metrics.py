@@ -3,12 +3,12 @@
 import re
 
 from fastapi import Request
-from fastapi.testclient import TestClient
 
 from serve.app import api
 from serve.metrics import Meters
 from serve.state import State
-from tests.serve.asking import ANNOTATE, COMPLETE
+from tests.serve.asking import ANNOTATE, COMPLETE, client_of
+from tests.serve.live import eventually
 
 
 def values(text: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ def test_two_applications_share_nothing() -> None:
 
 
 def test_requests_and_errors_are_counted_by_route(state: State) -> None:
-    client = TestClient(api(State(state.engines, state.judge)))
+    client = client_of(api(State(state.engines, state.judge)))
     client.post("/v1/annotate", json=ANNOTATE)
     client.post("/v1/completions", json=COMPLETE | {"model": "gpt"})
     client.get("/v1/models/no/such")
@@ -73,15 +73,26 @@ def test_requests_and_errors_are_counted_by_route(state: State) -> None:
     assert counted['{method="GET",route="none",status="404"}'] == 1
     assert found['icefloe_errors_total{code="model_not_found"}'] == 2
     assert found['icefloe_errors_total{code="404"}'] == 1
-    assert 0 <= found['icefloe_running{model="tiny"}'] <= found['icefloe_slots{model="tiny"}']
     assert found['icefloe_slots{model="tiny"}'] >= 1
     assert found['icefloe_model_loaded{model="tiny"}'] == 1
     assert found["icefloe_ready"] == 1
 
 
+def test_nothing_runs_once_all_is_answered(state: State) -> None:
+    client = client_of(api(State(state.engines)))
+    assert client.post("/v1/completions", json=COMPLETE).status_code == 200
+    names = ('icefloe_running{model="tiny"}', 'icefloe_waiting{model="tiny"}')
+
+    def calm() -> bool:  # an engine gives a slot back after the last piece is told
+        found = values(client.get("/metrics").text)
+        return [found[name] for name in names] == [0, 0]
+
+    eventually(calm)
+
+
 def test_made_up_methods_are_counted_as_one(state: State) -> None:
     served = State(state.engines)
-    client = TestClient(api(served))
+    client = client_of(api(served))
     for k in range(3):
         client.request(f"SPAM{k}", "/v1/models")
     text = served.meters.text().decode()

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
 from serve.app import Args, Model, api, load
 from serve.page import KINDS
 from serve.state import State
-from tests.serve.asking import KEY, KEYS
+from tests.serve.asking import KEY, KEYS, client_of
 from tests.serve.live import eventually, idle, serving
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
@@ -96,7 +95,7 @@ def test_an_infill_streams_in_and_tab_accepts(page: Page, two: State) -> None:
     ghost = page.locator("#write-sheet .ghost").text_content()
     body = {"prompt": "def f(x):\n    return ", "suffix": "\n\nprint(f(2))\n"}
     asked = body | {"temperature": 0, "max_tokens": 48, "model": "alpha"}
-    expected = TestClient(api(two)).post("/v1/completions", json=asked).json()["choices"][0]["text"]
+    expected = client_of(api(two)).post("/v1/completions", json=asked).json()["choices"][0]["text"]
     assert ghost == expected
     assert "tokens/s" in (page.locator("#write-told").text_content() or "")
     page.keyboard.press("Tab")
@@ -226,8 +225,8 @@ def test_the_key_is_asked_for_once_and_opens_all(browser: Browser, two: State) -
 
 
 def test_no_part_of_the_page_is_open_or_may_load_from_elsewhere(two: State) -> None:
-    locked = TestClient(api(two, KEYS))
-    client = TestClient(api(two))
+    locked = client_of(api(two, KEYS))
+    client = client_of(api(two))
     for name in KINDS:
         path = "/" if name == "index.html" else f"/page/{name}"
         assert locked.get(path).headers["www-authenticate"] == "Bearer"
@@ -242,7 +241,7 @@ def test_no_part_of_the_page_is_open_or_may_load_from_elsewhere(two: State) -> N
 
 
 def test_another_sites_page_cannot_use_the_browsers_key(two: State) -> None:
-    client = TestClient(api(two, KEYS), base_url="http://here:8000")
+    client = client_of(api(two, KEYS), "here:8000")
     for origin, status in (("http://here:8000", 200), ("http://evil.example", 401), ("null", 401)):
         answer = client.get("/v1/models", auth=("", KEY), headers={"origin": origin})
         assert answer.status_code == status, origin
