@@ -1,16 +1,23 @@
 """What Ray Train costs: a step of the same `fit` with and without it, and the start of a phase.
 
-Rounds of bare training in this process, with no Ray anywhere, alternate with rounds under Ray Train
-in one worker of a fresh group. A step is the time between two records; the first two of each round
-are left out. A phase's fixed cost is from asking for a job until the job begins.
+Two trainings run at once, one under Ray Train in a worker of its own, one without any Ray, and take turns:
+while one has its window the other and all its processes are stopped (Ray's servers and idle actors too),
+so that a machine whose speed drifts is asked of both within seconds. A window's steps are those that begin
+and end in it; the overhead is the median of the ratios of neighbouring windows. A phase's fixed cost is
+from asking for a job until the job begins.
 """
 
 import argparse
+import json
 import os
+import signal
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,58 +27,135 @@ import pyarrow as pa
 
 from cluster.start import connect, cores
 from cluster.train import _Group
-from pipeline.model.settings import FitConfig
+from pipeline.model.settings import FitConfig, Schedule
 from tests.bench.corpus import tell, versions
 
-LENGTH, VOCABULARY, WARM = 256, 4096, 2
+LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
+SETTLES = 3.0
+"""Seconds of a window that are not counted: what was stopped catches up with its timers."""
+WAYS = ("bare", "ray")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=14, help="of a round")
-    parser.add_argument("--batch", type=int, default=40, help="sequences of 256 tokens a step")
+    parser.add_argument("--rounds", type=int, default=12, help="pairs of windows")
+    parser.add_argument("--window", type=float, default=10, help="seconds")
+    parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens a step")
     parser.add_argument("--threads", type=int, default=cores(), help="of the training")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--out", help="also write the table to this Markdown file")
+    parser.add_argument("--train", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
     args = parser.parse_args()
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as the command line does
-    cfg = FitConfig(batch=args.batch, micro=4096, log_every=1, threads=args.threads)
-    cfg = replace(cfg, schedule=replace(cfg.schedule, warmup=2))
+    if args.train:
+        return train(*args.train, args)
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        told = measured(args, cfg, Path(folder))
+        told = measured(args, Path(folder)) | {"threads": args.threads}
     told["versions"] = versions("ray", "torch", "transformers")
     tell(told, shown(told), args)
 
 
-def measured(args: argparse.Namespace, cfg: FitConfig, folder: Path) -> dict[str, Any]:
-    import ray
+def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    running = {way: started(way, folder) for way in WAYS}
+    try:
+        while any(len(steps(folder, way)) < WARM for way in WAYS):
+            assert all(p.poll() is None for p in running.values()), "a training ended"
+            time.sleep(0.5)
+        for process in running.values():
+            send(process, signal.SIGSTOP)
+        windows = [
+            window(way, running[way], folder, args.window)
+            for k in range(args.rounds)
+            for way in (WAYS, WAYS[::-1])[k % 2]  # what drifts steadily favours neither
+        ]
+    finally:
+        for process in running.values():
+            send(process, signal.SIGCONT)
+            process.terminate()
+            process.wait()
+    print(windows)
+    return summed(windows) | json.loads((folder / "fixed.json").read_text())
 
-    from pipeline.model.world import World
 
-    index, file = corpus(folder, args.steps * args.batch)
-    bare: list[float] = []
-    under: list[float] = []
-    costs: list[list[float]] = []
-    for number in range(args.rounds):
-        job = partial(round_of, cfg=cfg, index=index, file=file)
-        bare += job(World(), folder=folder / f"bare-{number}")["steps"]
-        connect()
-        group = _Group(1, "CPU")
-        costs.append([asked(group) for _ in range(3)])
-        under += group.ask(partial(job, folder=folder / f"ray-{number}"))["steps"]
-        group.end()
-        ray.shutdown()
-    one, two = statistics.median(bare), statistics.median(under)
+def started(way: str, folder: Path) -> "subprocess.Popen[bytes]":
+    """This module again, training until it is ended."""
+    command = [sys.executable, "-m", "tests.bench.ray_train", *sys.argv[1:]]
+    spin = os.environ.get("GOMP_SPINCOUNT", "1000")  # as the command line has it
+    env = {**os.environ, "GOMP_SPINCOUNT": spin}
+    return subprocess.Popen([*command, "--train", way, str(folder)], env=env)
+
+
+def window(
+    way: str, process: "subprocess.Popen[bytes]", folder: Path, seconds: float
+) -> tuple[str, float]:
+    """The way, and the mean seconds of its steps that begin and end while it alone runs."""
+    begin = time.monotonic()
+    send(process, signal.SIGCONT)
+    time.sleep(seconds)
+    send(process, signal.SIGSTOP)
+    ends = [at for at in steps(folder, way) if at > begin + SETTLES]
+    if len(ends) < 3:
+        raise SystemExit(f"{len(ends)} steps in a window of {seconds:g} s: give a longer --window")
+    return way, (ends[-1] - ends[0]) / (len(ends) - 1)
+
+
+def send(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """A signal to the process and all that descend from it."""
+    for pid in [process.pid, *descendants(process.pid)]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def descendants(root: int) -> Iterator[int]:
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+    known = {root}
+    while new := {pid for pid, parent in parents.items() if parent in known} - known:
+        known |= new
+        yield from new
+
+
+def steps(folder: Path, way: str) -> list[float]:
+    """When each step of a training ended, by the machine's clock."""
+    file = folder / f"{way}.steps"
+    return [float(line) for line in file.read_text().split()] if file.exists() else []
+
+
+def summed(windows: list[tuple[str, float]]) -> dict[str, Any]:
+    by = {way: [seconds for name, seconds in windows if name == way] for way in WAYS}
+    ratios = sorted(ray / bare for bare, ray in zip(*(by[way] for way in WAYS), strict=True))
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return {
-        "bare_s": round(one, 4),
-        "ray_train_s": round(two, 4),
-        "overhead": round(two / one - 1, 4),
-        "steps": len(under),
-        "first_phase_s": round(statistics.median(c[0] for c in costs), 2),
-        "later_phase_s": round(statistics.median(x for c in costs for x in c[1:]), 3),
-        "threads": cfg.threads,
+        "bare_s": round(statistics.median(by["bare"]), 4),
+        "ray_train_s": round(statistics.median(by["ray"]), 4),
+        "overhead": round(middle - 1, 4),
+        "overhead_quartiles": [round(low - 1, 4), round(high - 1, 4)],
+        "pairs": len(ratios),
     }
+
+
+def train(way: str, where: str, args: argparse.Namespace) -> None:
+    """Train until ended, telling the end of each step; first, under Ray, what a phase's start costs."""
+    folder = Path(where)
+    cfg = FitConfig(
+        batch=args.batch, micro=4096, log_every=1, threads=args.threads, schedule=Schedule(warmup=2)
+    )
+    made = folder / way
+    made.mkdir()
+    index, file = corpus(made, STEPS * args.batch)
+    job = partial(run, cfg=cfg, index=index, file=file, folder=made, told=folder / f"{way}.steps")
+    if way == "bare":
+        from pipeline.model.world import World
+
+        return job(World())
+    connect()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # Ray's own prints a stack
+    group = _Group(1, "CPU")
+    first, *later = [asked(group) for _ in range(3)]
+    fixed = {"first_phase_s": round(first, 2), "later_phase_s": round(statistics.median(later), 3)}
+    (folder / "fixed.json").write_text(json.dumps(fixed))
+    group.ask(job)
 
 
 def corpus(folder: Path, sequences: int) -> tuple[pa.Table, Path]:
@@ -94,22 +178,21 @@ def corpus(folder: Path, sequences: int) -> tuple[pa.Table, Path]:
     return pa.table(index), file
 
 
-def round_of(
-    world: Any, *, cfg: FitConfig, index: pa.Table, file: Path, folder: Path
-) -> dict[str, Any]:
-    """Train; the seconds of each step but the first ones."""
+def run(
+    world: Any, *, cfg: FitConfig, index: pa.Table, file: Path, folder: Path, told: Path
+) -> None:
+    """Train, writing down when each step ended."""
     from pipeline.model import architectures, batches
     from pipeline.model.fit import fit
 
-    times: list[float] = []
     model = architectures.build("snowcoder-tiny", VOCABULARY, LENGTH, seed=0)
     fed = batches.Batches(index, [file], LENGTH, cfg.batch, 0, 0.5)
+    with told.open("w", buffering=1) as out:
 
-    def note(record: dict[str, Any]) -> None:
-        times.append(time.perf_counter())
+        def note(record: dict[str, Any]) -> None:
+            out.write(f"{time.monotonic()}\n")
 
-    fit(model, fed, cfg, folder=folder, world=world, on_step=note)
-    return {"steps": np.diff(times)[WARM - 1 :].tolist()}
+        fit(model, fed, cfg, folder=folder, world=world, on_step=note)
 
 
 def asked(group: _Group) -> float:
@@ -125,13 +208,15 @@ def now(world: Any) -> dict[str, Any]:
 
 
 def shown(told: dict[str, Any]) -> list[str]:
+    quartiles = " to ".join(f"{q:+.1%}" for q in told["overhead_quartiles"])
     return [
-        f"Medians of {told['steps']} steps each, {told['threads']} threads.",
+        f"{told['pairs']} pairs of windows, {told['threads']} threads.",
         "",
         "| | seconds |",
         "|---|---|",
         f"| step, no Ray | {told['bare_s']:.3f} |",
-        f"| step, Ray Train, one worker | {told['ray_train_s']:.3f} ({told['overhead']:+.1%}) |",
+        f"| step, Ray Train, one worker | {told['ray_train_s']:.3f} |",
+        f"| overhead, median of the pairs | {told['overhead']:+.1%} ({quartiles}) |",
         f"| fixed cost of a run's first phase | {told['first_phase_s']:.1f} |",
         f"| of each later one | {told['later_phase_s']:.2f} |",
         "",
