@@ -29,6 +29,7 @@ LOCAL = {
     # The newer reader starts up to 32 actors to read Parquet footers: 2 s for 100 rows, not 0.1.
     "RAY_DATA_USE_DATASOURCE_V2": "0",
     "RAY_worker_niceness": "0",
+    "REPORTER_UPDATE_INTERVAL_MS": "60000",  # each node's load, for a dashboard; else every 5 s
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a lost worker is started again all the same
