@@ -10,6 +10,9 @@ import platform
 import secrets
 import socket
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,39 @@ def connect(
     _set_data_context()
 
 
+@contextmanager
+def rested(seconds: float = 60) -> Iterator[None]:
+    """For a block that needs no Ray: where it takes longer, the cluster that was started here is ended.
+
+    Its processes are idle, but each wakes up a hundred times a second, and a training that has all
+    cores waits for every one of them. `connect` starts another when a step needs it.
+    """
+    timer = threading.Timer(seconds, _end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def _end() -> None:
+    if not _Local.started:
+        return
+    import ray
+
+    log.info("ray        ends meanwhile: its idle processes take from the training")
+    _Local.started = False
+    ray.shutdown()
+
+
+class _Local:
+    """Whether this process has started the cluster that it uses."""
+
+    started = False
+
+
 def setup_env(local: bool = True) -> None:
     """Set what Ray reads from the environment; what the user has set there stays.
 
@@ -114,6 +150,7 @@ def _show_the_way() -> None:
 def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> None:
     import ray
 
+    _Local.started = True
     if object_store is None and _memory() < LAPTOP_MEMORY:
         object_store = LAPTOP_STORE
     ray.init(

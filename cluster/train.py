@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.start import LOCAL, connect
+from cluster.start import LOCAL, connect, rested
 from pipeline.core.errors import IcefloeError, RecipeError, StageError
 from pipeline.core.recipe import bounds
 
@@ -68,7 +68,9 @@ def _run(
     if not 1 <= least <= most:
         raise RecipeError(f"processes is {processes}: 1 or more, or the fewest and the most")
     if most == 1:
-        return _here(job)
+        _end(groups)
+        with rested():
+            return _here(job)
     join()
     for left in reversed(range(RESTARTS + 1)):
         try:

@@ -1,6 +1,7 @@
 """Ray is set up once, behind a token that never touches the disk; what the user set stays."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -91,3 +92,28 @@ def test_workers_have_the_token_the_code_and_the_settings(ray_local: None) -> No
     assert Path(code).is_relative_to(ROOT)
     assert DataContext.get_current().execution_options.preserve_order
     assert describe()["cores"] == 2
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_of_ours_ends_while_nobody_needs_it() -> None:
+    """In a process of its own: the others here share theirs. The next that needs one gets it."""
+    code = """
+import time, ray
+from cluster.start import connect, rested
+connect(num_cpus=1)
+with rested(60):
+    pass
+assert ray.is_initialized()
+with rested(0.2):
+    time.sleep(0.4)
+assert not ray.is_initialized()
+with rested(0.1):
+    time.sleep(0.2)
+connect(num_cpus=1)
+print(ray.get(ray.remote(lambda: "again").remote()))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout == "again\n", done.stderr
