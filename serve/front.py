@@ -1,9 +1,11 @@
 """What stands before Serve's own code, wherever that listens: in its proxy, or in a replica.
 
 Serve answers some requests itself, as plain text: when it is full, when time is up, when it has no
-such path. Here they get the shape that all errors have. Knows nothing of keys.
+such path; where a replica has died it raises, or returns without a word. Here all get the shape that
+errors have. Knows nothing of keys.
 """
 
+import logging
 from collections.abc import Sequence
 
 from starlette.datastructures import MutableHeaders
@@ -14,6 +16,10 @@ from serve import wire
 from serve.guard import TIMEOUT, TOLD, envelope
 from serve.logs import ID, SANE
 
+log = logging.getLogger(__name__)
+
+GONE = "the replica that was to answer has ended; ask again, another will"
+AGAIN = {"retry-after": "1"}
 HIDDEN = "/-/routes"
 """Serve's list of applications; `/-/healthz`, which says no more than /health, stays for probes."""
 
@@ -44,7 +50,15 @@ class Front:
         if TIMEOUT in headers:
             headers[TOLD] = headers[TIMEOUT]
             del headers[TIMEOUT]
-        await self.app(scope, receive, _Shaped(scope, receive, send))
+        answer = _Shaped(scope, receive, send)
+        try:
+            await self.app(scope, receive, answer)
+        except Exception:
+            if answer.begun:
+                raise
+            log.exception("Serve has lost a request")
+        if not answer.begun:
+            await envelope(503, GONE, code="serve", headers=AGAIN)(scope, receive, send)
 
 
 class _Shaped:
@@ -54,8 +68,10 @@ class _Shaped:
         self._scope, self._receive, self._send = scope, receive, send
         self._held: Message | None = None
         self._text = b""
+        self.begun = False
 
     async def __call__(self, message: Message) -> None:
+        self.begun = True
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             if name := headers.get(ID):  # Serve adds its own to the one that is there

@@ -1,5 +1,5 @@
 """`serve deploy` on a cluster of its own, while clients ask without a pause: new settings, more and fewer
-replicas, another model. No request may break; `tests/bench/RESULTS/deploy.jsonl` has what was seen.
+replicas, another model, a replica killed. `tests/bench/RESULTS/deploy.jsonl` has what was seen.
 
 The config is k8s/serve.yaml with small models, loopback and shorter waits. Ray's own proxy carries the
 requests: HAProxy would open two ports to every address.
@@ -8,11 +8,13 @@ requests: HAProxy would open two ports to every address.
 import asyncio
 import json
 import os
+import signal
 import statistics
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ import yaml
 from cluster.demo import free_port
 from serve.start import wait_ready
 from tests.head import BIN, head_node
-from tests.serve.asking import BIAS
+from tests.serve.asking import BIAS, shaped
 from tests.serve.live import eventually
 from tests.tiny import tiny_annotator_folder, tiny_model_folder
 
@@ -119,22 +121,42 @@ class Load:
                 continue
             self.ends.append((answer.status_code, time.monotonic() - start))
             if answer.status_code != 200:
-                await asyncio.sleep(float(answer.headers["retry-after"]))
+                shaped(answer.json())
+                await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
 
 
 def test_everything_changes_under_load(cluster: Cluster) -> None:
-    load, told = Load(cluster.url), dict[str, Any]()
+    load, told = Load(cluster.url), {"drill": "changes"}
     asyncio.run(load.run(lambda: changes(cluster, load, told)))
     eventually(lambda: cluster.replicas() == {"RUNNING": 1}, 120)
+    tell(load, told)
+    assert not load.broken
+    assert set(told["ends"]) <= {"200", "429", "503"}, told
+
+
+def test_a_replica_that_dies_is_replaced(cluster: Cluster) -> None:
+    """What it was answering ends in an error of the one shape; what comes after is answered."""
+    load, told = Load(cluster.url), {"drill": "a replica dies"}
+    asyncio.run(load.run(lambda: dies(cluster, load, told)))
+    tell(load, told)
+    assert not load.broken
+    assert load.ends[-1][0] == 200
+    assert sum(status != 200 for status, _ in load.ends) <= CLIENTS, told
+
+
+def test_the_end(cluster: Cluster) -> None:
+    """Last: it takes the application down."""
+    cluster.serve("shutdown", "-y")
+    eventually(lambda: not answers(cluster.url), 60)
+
+
+def tell(load: Load, told: dict[str, Any]) -> None:
+    """Write down how all requests ended."""
     times = [seconds for status, seconds in load.ends if status == 200]
     told |= {"ends": dict(Counter(str(status) for status, _ in load.ends)), "broken": load.broken}
     told |= {"p50_s": statistics.median(times), "max_s": max(times)}
     with RESULTS.open("a") as f:
         f.write(json.dumps(told) + "\n")
-    assert not load.broken
-    assert set(told["ends"]) <= {"200", "429", "503"}, told
-    cluster.serve("shutdown", "-y")
-    eventually(lambda: not answers(cluster.url), 60)
 
 
 def changes(cluster: Cluster, load: Load, told: dict[str, Any]) -> None:
@@ -156,6 +178,32 @@ def changes(cluster: Cluster, load: Load, told: dict[str, Any]) -> None:
     eventually(lambda: all("second" in models_of(cluster.url) for _ in range(10)), 180)
     told["second_model_s"] = round(time.monotonic() - start, 1)
     told["answered_meanwhile"] = len(load.ends) - before
+
+
+def dies(cluster: Cluster, load: Load, told: dict[str, Any]) -> None:
+    """One of two replicas is killed under load."""
+    eventually(lambda: cluster.replicas().get("RUNNING") == 2, 120)
+    before = replicas()
+    os.kill(min(before), signal.SIGKILL)
+    start = time.monotonic()
+    eventually(lambda: len(replicas() - {min(before)}) > len(before) - 1, 120)
+    eventually(lambda: cluster.replicas() == {"RUNNING": 2}, 120)
+    told["two_again_s"] = round(time.monotonic() - start, 1)
+    after = len(load.ends)
+    eventually(lambda: len(load.ends) > after + 2 * CLIENTS, 60)
+
+
+def replicas() -> set[int]:
+    """Processes of replicas that have this process's token: those of the head started here."""
+    found, token = set(), os.environ["RAY_AUTH_TOKEN"].encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            name = (place / "cmdline").read_bytes()
+            if name.startswith(b"ray::ServeReplica:icefloe") and token in (
+                (place / "environ").read_bytes()
+            ):
+                found.add(int(place.name))
+    return found
 
 
 def rated(url: str) -> bool:

@@ -1,11 +1,19 @@
 """What stands before Serve: its plain errors get the one shape, its list of routes is hidden."""
 
+from collections.abc import AsyncIterator
+
+import pytest
 from fastapi.testclient import TestClient
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from serve.front import middlewares
 from tests.serve.asking import refused
+
+
+async def breaks() -> AsyncIterator[str]:
+    yield "some"
+    raise RuntimeError("the actor died")
 
 
 async def serve_itself(scope: Scope, receive: Receive, send: Send) -> None:
@@ -17,6 +25,12 @@ async def serve_itself(scope: Scope, receive: Receive, send: Send) -> None:
         answer = JSONResponse({"error": {}}, 404)
     if path == "/headers":
         answer = JSONResponse({k.decode(): v.decode() for k, v in scope["headers"]})
+    if path == "/dies":
+        raise RuntimeError("the actor died")
+    if path == "/silent":
+        return
+    if path == "/breaks":
+        answer = StreamingResponse(breaks())
     for _ in range(2):
         answer.raw_headers.append(
             (b"x-request-id", dict(scope["headers"]).get(b"x-request-id", b"-"))
@@ -32,6 +46,15 @@ def test_serves_own_errors_have_the_one_shape() -> None:
     answer = client.get("/full", headers={"x-request-id": "mine"})
     assert refused(answer, 503)["message"] == "Request dropped"
     assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")
+
+
+def test_a_replica_that_dies_is_an_answer_too() -> None:
+    for path in ("/dies", "/silent"):
+        answer = client.get(path)
+        assert "ask again" in refused(answer, 503)["message"]
+        assert answer.headers["retry-after"] == "1"
+    with pytest.raises(RuntimeError):  # an answer that is half out breaks off
+        client.get("/breaks")
 
 
 def test_the_rest_passes_as_it_is() -> None:
