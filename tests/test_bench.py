@@ -6,11 +6,12 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from pipeline.model.evidence import Doc
 from tests.bench import corpus, packages, planted
-from tests.bench.quality import precision
+from tests.bench.quality import over_groups, precision
 
 GOOD = '''
 def {0}_one(x: int) -> int:
@@ -39,6 +40,7 @@ def test_packages_are_read_file_by_file(tmp_path: Path) -> None:
         for name, data in (
             ("src/x.ts", b"x"),
             ("x.d.ts", b"y"),
+            ("dist/x.js", b"y"),
             ("lib/x.mjs", b"\xff"),
             ("e.js", b""),
         ):
@@ -128,3 +130,13 @@ def test_precision_of_a_budget() -> None:
     first = {d.uid: float(d.uid[0] == "g") for d in good + rest}
     assert precision((good, rest), first) == {"C": {"selected": 1.0, "random": 0.125}}
     assert precision((good, rest), dict.fromkeys(first, 0.0))["C"]["selected"] == 0.0
+
+
+def test_the_interval_over_groups_is_that_of_whole_groups() -> None:
+    scores, good = np.array([0.9, 0.1] * 20), np.array([True, False] * 20)
+    assert over_groups(scores, good, ["a", "b"] * 20) == (1.0, 1.0)
+    mixed = np.r_[scores[:20], 1 - scores[20:]]  # half of the groups the other way around
+    low, high = over_groups(mixed, good, [f"g{k // 10}" for k in range(40)]) or (0, 0)
+    assert low == 0.0
+    assert high == 1.0
+    assert over_groups(scores, good, ["a"] * 40) is None

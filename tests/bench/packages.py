@@ -8,6 +8,7 @@ FOLDER/corpus/*.parquet: repo (name-version), path, language, text. wheels.txt: 
 versions of each, so near copies abound, as in a crawl; 94,211 files, 1,052 MB.
 """
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,7 +33,9 @@ OF_NPM = LANGUAGES | {
     **dict.fromkeys(("tsx", "mts"), "TypeScript"),
     **dict.fromkeys(("cc", "cxx", "hh"), "C++"),
 }
-BUILT = (".d.ts", ".d.mts", ".d.cts")
+BUILT = re.compile(
+    r"/(dist|build|umd|es|esm|cjs|_esm|_cjs|lib[-.](esm|commonjs|amd))/|\.d\.[cm]?ts$|\.min\.\w+$"
+)
 """What npm packages hold beside their sources and repositories do not."""
 PART = 32_000_000
 """Bytes of text in a Parquet file."""
@@ -82,7 +85,7 @@ def _row(package: Path, member: Member) -> Iterator[dict[str, str]]:
     """One file of a package. `repo`: its name and version; an npm tarball's one folder is no path."""
     npm = package.suffix == ".tgz"
     language = (OF_NPM if npm else LANGUAGES).get(member.name.rpartition(".")[2])
-    built = npm and member.name.endswith(BUILT)
+    built = npm and BUILT.search(member.name)
     if not language or built or not (member.regular and 0 < member.size <= 2_000_000):
         return
     try:

@@ -3,7 +3,7 @@
 Planted: repositories are dealt into two halves by hash. The well-documented, typed or tested files of
 the first are the positives, its other files the corpus learnt from, as many of each language as there
 are positives; the same kind of files are then looked for in the second half, where everything else is
-ordinary. ROC-AUC with DeLong's interval, by language, also against files of the same language, size and
+ordinary. ROC-AUC by language, with DeLong's interval and one over repositories, also against files of the same language, size and
 share of comments; and how much of a budget of the best bytes of each language is planted, against a
 random choice. `planted` says what becomes of the corpus before.
 
@@ -35,8 +35,9 @@ from pipeline import annotator, tokenizer
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
-from pipeline.model.evidence import Doc, compared, said
+from pipeline.model.evidence import Doc, compared, judged, said
 from pipeline.model.scorer import Scorer
+from pipeline.model.separation import FEW, area, pairs
 from tests.bench import corpus
 from tests.bench.planted import LIBRARY, Dealt, Row, Sides, dealt, sampled, to_learn
 from tests.running import bare_job, stored
@@ -61,7 +62,7 @@ def main() -> None:
             files.learn, sampled(files.planted, args.seen), sampled(files.real, args.seen)
         )
         learn = to_learn(files.learn, args.files, args.match)
-        told = {w: judged(w, learn, files, Path(folder), args) for w in _ways(args)}
+        told = {w: measured(w, learn, files, Path(folder), args) for w in _ways(args)}
     counts = {
         "learn": _learnt(learn),
         "planted": _counts(files.planted),
@@ -125,7 +126,7 @@ def _counts(sides: Sides) -> dict[str, str]:
     return told
 
 
-def judged(way: str, learn: list[Row], files: Dealt, folder: Path, args: Any) -> dict[str, Any]:
+def measured(way: str, learn: list[Row], files: Dealt, folder: Path, args: Any) -> dict[str, Any]:
     """Train one annotator and measure it on both corpora."""
     kind, _, encoder = way.partition(" ")
     began = time.monotonic()
@@ -144,13 +145,37 @@ def judged(way: str, learn: list[Row], files: Dealt, folder: Path, args: Any) ->
     }
 
 
-def _by_language(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
-    """`compared`, with a matched area for each of its languages."""
-    found = compared(*sides, scores)
-    for row in found["languages"]:
-        mine = tuple([d for d in side if d.language == row["name"]] for side in sides)
-        row["matched"] = compared(*mine, scores)["matched"] if all(mine) else None
-    return found
+def _by_language(sides: Sides, scores: dict[str, float]) -> list[dict[str, Any]]:
+    """All files, then each language: `compared`, and the areas' intervals over repositories."""
+    names = sorted({d.language for d in sides[0]})
+    chosen = [("all", sides)]
+    for name in names:
+        good, rest = ([d for d in side if d.language == name] for side in sides)
+        chosen += [(name, (good, rest))] if min(len(good), len(rest)) >= FEW else []
+    return [{"name": name} | _spread(mine, scores) for name, mine in chosen]
+
+
+def _spread(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
+    files, told = judged(*sides, scores), compared(*sides, scores)
+    repos = [d.repo for side in sides for d in side]
+    both = [k for pair in pairs(files) for k in pair]
+    owner = [repos[pair[0]] for pair in pairs(files) for _ in pair]
+    told["spread"] = over_groups(files.scores, files.good, repos)
+    told["matched"]["spread"] = over_groups(files.scores[both], files.good[both], owner)
+    return told
+
+
+def over_groups(
+    scores: np.ndarray, good: np.ndarray, groups: Sequence[str]
+) -> tuple[float, float] | None:
+    """The 95 % interval of the area when whole groups are drawn again, 400 times."""
+    names, member = np.unique(np.array(groups, np.str_), return_inverse=True)
+    rows = [np.flatnonzero(member == k) for k in range(len(names))]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400 if len(names) > 1 else 0):
+        drawn = np.concatenate([rows[k] for k in rng.integers(len(names), size=len(names))])
+        found += [a] if (a := area(scores[drawn], good[drawn])["auc"]) is not None else []
+    return (float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))) if found else None
 
 
 def trained(
@@ -185,7 +210,7 @@ def precision(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
     out = {}
     for name in sorted({d.language for d in sides[0]}):
         mine = [d for d in docs if d.language == name]
-        if sum(d.uid in planted for d in mine) < 10:
+        if sum(d.uid in planted for d in mine) < FEW:
             continue
         ranked = sorted(mine, key=lambda d: (-scores[d.uid], d.uid))
         sizes = np.cumsum([len(d.text.encode()) for d in ranked])
@@ -207,26 +232,34 @@ def _ends(docs: Sequence[Doc], good: set[str], scores: dict[str, float]) -> dict
 
 
 def lines(told: dict[str, Any]) -> Iterator[str]:
-    """A table of the comparisons, then one of the precisions."""
-    yield "| annotator | comparison | ROC-AUC | matched | by size alone | by comments alone |"
-    yield "|---|---|---|---|---|---|"
+    """Planted files by language, what a budget of them holds, then the library."""
+    yield "| annotator | planted | ROC-AUC | over repositories | matched | over repositories | by size, comments alone |"
+    yield "|---|---|---|---|---|---|---|"
     for way, found in told.items():
-        for what in ("planted", "real", "no_stubs"):
-            one = found[what]
-            rows = [("all", one), *((r["name"], r) for r in one["languages"])]
-            for name, row in rows:
-                extra = (
-                    f"{said(one['matched'])} | {one['alone']['size']:.3f} | {one['alone']['comments']:.3f}"
-                    if name == "all"
-                    else f"{said(row['matched']) if row.get('matched') else ''} | |"
-                )
-                yield f"| {_short(way)} | {what}, {name} | {said(row)} | {extra} |"
+        for row in found["planted"]:
+            yield f"| {_short(way)} | {row['name']} | {_areas(row)} | {_areas(row['matched'])} | {_alone(row)} |"
     yield ""
     yield "| annotator | language | planted in the best eighth | in a random choice |"
     yield "|---|---|---|---|"
     for way, found in told.items():
         for name, row in found["precision"].items():
             yield f"| {_short(way)} | {name} | {row['selected']:.1%} | {row['random']:.1%} |"
+    yield ""
+    yield "| annotator | real | ROC-AUC | matched | by size, comments alone |"
+    yield "|---|---|---|---|---|"
+    for way, found in told.items():
+        for what in ("real", "no_stubs"):
+            row = found[what]
+            yield f"| {_short(way)} | {what} | {said(row)} | {said(row['matched'])} | {_alone(row)} |"
+
+
+def _areas(row: dict[str, Any]) -> str:
+    spread = row["spread"]
+    return f"{said(row)} | {f'{spread[0]:.3f} to {spread[1]:.3f}' if spread else ''}"
+
+
+def _alone(row: dict[str, Any]) -> str:
+    return f"{row['alone']['size']:.3f}, {row['alone']['comments']:.3f}"
 
 
 def _short(way: str) -> str:
