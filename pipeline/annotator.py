@@ -23,7 +23,7 @@ from pipeline.model.classes import ClassesConfig, classes, proof_path
 from pipeline.model.evidence import Chosen
 
 log = logging.getLogger(__name__)
-VERSION = 3
+VERSION = 4
 
 
 @config

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pipeline.model.engine import Engine
 
 log = logging.getLogger(__name__)
-VERSION = 1
+VERSION = 2
 STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Strings that end a completion (HumanEval: Chen et al. 2021 §2.2)."""
 CHARACTERS = 8

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from pipeline.core.arrays import I64
+from pipeline.kernels.braces import explained
 
 NAMES = (
     "parsed",
@@ -34,7 +35,6 @@ constant or nothing.
 LARGEST = 3_000_000
 """Longer texts (characters) are not parsed and count as unparsable: OpenCoder drops files of more than
 3e6 bytes anyway, and a syntax tree takes a hundred times the text's memory."""
-_COMMENT = re.compile(r"/\*\*.*?\*/|(?:^[ \t]*///.*\n)+", re.S | re.M)
 _TESTED = re.compile(r">>> |^def test_|^\s+def test_|\bassert ", re.M)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 _ASSIGNED = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.For, ast.AsyncFor)
@@ -117,9 +117,9 @@ def documented(text: str, language: str) -> float:
     explained, times how much is stated about them. Files with fewer than three score 0.
 
     Python: docstrings, and the better of type annotations and tests or doctests in the file.
-    Other languages: documentation comments (`/** */`, `///`) per brace-opening line.
+    Other languages: documentation comments (`/** */`, `///`; see `braces`), and nothing more is asked.
     """
-    return _documented_python(text) if language == "Python" else _documented_braces(text)
+    return _documented_python(text) if language == "Python" else _documented_braces(text, language)
 
 
 def _documented_python(text: str) -> float:
@@ -133,9 +133,6 @@ def _documented_python(text: str) -> float:
     return told * (0.5 + 0.5 * max(typed, float(bool(_TESTED.search(text)))))
 
 
-def _documented_braces(text: str) -> float:
-    openings = len(re.findall(r"\)\s*(?:const|noexcept|override)?\s*\{", text))
-    if openings < 3:
-        return 0.0
-    comments = sum(len(c[0]) > 40 for c in _COMMENT.finditer(text))
-    return min(1.0, comments / openings)
+def _documented_braces(text: str, language: str) -> float:
+    told, total = explained(text, language)
+    return told / total if total >= 3 else 0.0

@@ -43,7 +43,7 @@ class ClassesConfig(EncoderConfig):
     with instructions and answers (see `examples.rendered`)."""
     rule: Share | None = None
     """Take as positives the corpus's files that are documented at least this far (see
-    `signals.documented`); one in a few languages has such a rule, the rest rank by what they share."""
+    `syntax.documented`): Python by its parser, languages with braces by their pieces, others never."""
     files: int = 300_000
     """Files of each class at most (SnowCoder: 300k positives; negatives balanced, ours)."""
     proof: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ Found = tuple[str, str, Path, int]
 """Repository, path in it, the file, its bytes."""
 
 
-def load(where: str | None, limit: int, seed: int = 0) -> pa.Table:
-    """Up to `limit` bytes of text as rows of COLUMNS, sorted by (repo, path).
+def load(where: str | None, limit: int, seed: int = 0, each: bool = False) -> pa.Table:
+    """Up to `limit` bytes of text (each: of every language) as rows of COLUMNS, sorted by (repo, path).
 
     where: a folder (each folder in it is a repository), a Parquet file or a folder of them with the
     columns repo, path, language and text; None: this Python's standard library and site-packages.
@@ -51,7 +52,8 @@ def load(where: str | None, limit: int, seed: int = 0) -> pa.Table:
     ValueError when nothing is there.
     """
     tables = _tables(where)
-    table = _from_parquet(tables, limit, seed) if tables else _from_files(where, limit, seed)
+    read = partial(_from_parquet, tables) if tables else partial(_from_files, where)
+    table = read(limit, seed, each)
     if not len(table):
         raise ValueError(f"{where or 'this Python'}: no source file there")
     return table.sort_by([("repo", "ascending"), ("path", "ascending")])
@@ -156,13 +158,15 @@ def _tables(where: str | None) -> list[Path]:
     return [path] if path.is_file() else sorted(path.glob("*.parquet"))
 
 
-def _from_parquet(paths: list[Path], limit: int, seed: int) -> pa.Table:
+def _from_parquet(paths: list[Path], limit: int, seed: int, each: bool) -> pa.Table:
     """Two readings: keys and sizes first, then only the chosen rows."""
-    slim = [t for path in paths for t in _batches(path)]
-    keys = [digest(str(seed), name) for t in slim for _, name in _names(t)]
-    size = np.concatenate([pc.binary_length(t["text"]).to_numpy() for t in slim])
+    keys, size, kinds = [], [], []
+    for table in (t for path in paths for t in _batches(path)):
+        keys += [digest(str(seed), name) for _, name in _names(table)]
+        size += pc.binary_length(table["text"]).to_pylist()
+        kinds += table["language"].to_pylist()
     chosen = np.zeros(len(keys), bool)
-    chosen[within(keys, size.tolist(), limit)] = True
+    chosen[within(keys, size, limit, kinds if each else None)] = True
     out, at = [], 0
     for path in paths:
         for batch in _batches(path):
@@ -183,18 +187,26 @@ def _names(table: pa.Table) -> Iterator[tuple[str, str]]:
     return zip(table["repo"].to_pylist(), table["path"].to_pylist(), strict=True)
 
 
-def _from_files(where: str | None, limit: int, seed: int) -> pa.Table:
+def _from_files(where: str | None, limit: int, seed: int, each: bool) -> pa.Table:
     found = list(_installed() if where is None else _folder(Path(where).expanduser()))
     keys = [digest(str(seed), path) for _, path, _, _ in found]
-    rows = (_row(found[i]) for i in within(keys, [f[3] for f in found], limit))
+    kinds = [str(language_of(path)) for _, path, _, _ in found] if each else None
+    rows = (_row(found[i]) for i in within(keys, [f[3] for f in found], limit, kinds))
     return pa.Table.from_pylist([r for r in rows if r], COLUMNS)
 
 
-def within(keys: list[str], size: list[int], limit: int) -> list[int]:
-    """The first rows in key order whose sizes sum to no more than the limit."""
+def within(
+    keys: list[str], size: list[int], limit: int, kinds: list[str] | None = None
+) -> list[int]:
+    """The first rows in key order whose sizes sum to no more than the limit; with kinds, of each."""
+    kinds = [""] * len(keys) if kinds is None else kinds
     order = sorted(range(len(keys)), key=keys.__getitem__)
-    total = np.cumsum([size[i] for i in order])
-    return order[: int(np.searchsorted(total, limit, side="right"))]
+    taken: list[int] = []
+    for kind in sorted(set(kinds)):
+        mine = [i for i in order if kinds[i] == kind]
+        total = np.cumsum([size[i] for i in mine])
+        taken += mine[: int(np.searchsorted(total, limit, side="right"))]
+    return taken
 
 
 def _folder(root: Path) -> Iterator[Found]:

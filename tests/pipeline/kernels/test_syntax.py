@@ -6,6 +6,7 @@ import gc
 import pytest
 
 from pipeline.kernels import syntax
+from pipeline.kernels.braces import explained
 from pipeline.kernels.syntax import NAMES, documented, measure
 
 EVERYTHING = '''
@@ -105,7 +106,56 @@ def test_documented_python() -> None:
     assert documented("def broken(:\n", "Python") == 0.0
 
 
+SAID = "/** Returns the sum of the two numbers given to it. */\n"
+
+
 def test_documented_braces() -> None:
-    one = "/** Returns the sum of the two numbers given to it. */\nint f(int a) {\n}\n"
-    assert documented(one * 3, "C") == 1.0
+    assert documented(f"{SAID}int f(int a) {{\n}}\n" * 3, "C") == 1.0
     assert documented("int f(int a) {\n}\n" * 3, "C") == 0.0
+    assert documented(f"{SAID}int f(int a) {{\n}}\n" * 2, "C") == 0.0  # fewer than three
+
+
+@pytest.mark.parametrize(
+    ("language", "thing"),
+    [
+        ("JavaScript", "function f(a, b = {}) {\n  return `}${a}`;\n}\n"),
+        ("JavaScript", "const f = async (a) => {\n  if (a) {\n  } else if (b) {\n  }\n}\n"),
+        (
+            "JavaScript",
+            "A.prototype.f = function (a) {\n  g(a, function () {\n    while (a) {}\n  });\n}\n",
+        ),
+        (
+            "TypeScript",
+            "  f(a: { b: string }): Promise<void> {\n    for (;;) { switch (a) {} }\n  }\n",
+        ),
+        ("TypeScript", "export interface A<T> extends B {\n  a: T;\n}\n"),
+        ("C", "static int f(const char *a, int (*g)(int));\n"),
+        (
+            "C",
+            "#define F {\nint f(int a)\n{\n    if (a && g(a)) { return f(a - 1); }\n    g(a);\n}\n",
+        ),
+        ("C++", "template <class T> T A<T>::f(int a) const noexcept {\n  return a;\n}\n"),
+        ("C++", "A::A(int a) : a_(a), b_(a) {\n}\n"),
+        ("C++", "virtual std::string f(int a) const = 0;\n"),
+        ("Rust", "pub fn f(a: &str) -> Result<(), E> {\n    match g(a) { _ => h() }\n}\n"),
+        ("Java", "public class A extends B {\n  int a = f(1);\n}\n"),
+    ],
+)
+def test_a_function_or_class_is_counted_once_and_nothing_else_is(language: str, thing: str) -> None:
+    assert explained(thing, language) == (0, 1)
+    assert explained(SAID + thing, language) == (1, 1)
+    assert explained(SAID.replace("/**", "/*!") + thing + thing, language) == (1, 2)
+    assert explained("/** Short. */\n" + thing, language) == (0, 1)
+
+
+def test_plain_comments_explain_where_that_is_the_custom() -> None:
+    said = "// Returns the sum of both numbers,\n// which must be given.\n"
+    thing = "int f(int a) {\n}\n"
+    assert explained(said + thing, "C++") == (1, 1)
+    assert explained(said + thing, "Java") == (0, 1)
+    assert explained(said + "\n" + thing, "C++") == (0, 1)  # a licence, say
+
+
+def test_a_long_line_takes_no_longer_than_its_length() -> None:
+    assert explained("a(" * 50_000, "C++") == (0, 0)
+    assert explained("int a " * 50_000 + ";", "C") == (0, 0)
