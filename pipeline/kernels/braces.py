@@ -49,6 +49,8 @@ _PROTOTYPE = re.compile(
     r"(?!return|else|throw|new|delete|typedef|using|goto|case)\w[^=(]*[\s*&]~?\w+\s*$"
 )
 _PROTOTYPED = ("C", "C++")
+_LONGEST = 4000
+"""Characters before a brace or semicolon that are looked at: text without any must not take long (ours)."""
 
 
 def explained(text: str, language: str) -> tuple[int, int]:
@@ -59,7 +61,8 @@ def explained(text: str, language: str) -> tuple[int, int]:
     told = total = 0
     for piece, end in zip(pieces[::2], pieces[1::2], strict=False):
         prototype = end == ";" and language in _PROTOTYPED
-        thing = _opens(piece) if end == "{" else prototype and _declares(piece)
+        near = piece[-_LONGEST:]
+        thing = _opens(near) if end == "{" else prototype and _declares(near)
         total += thing
         told += thing and _TOLD in piece
     return told, total

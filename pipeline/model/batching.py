@@ -113,6 +113,7 @@ class Batching:
 
     def logprobs(self, sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
         """See `engine.Engine`. Computed in the caller's thread, a turn at a time."""
+        self.load()  # nothing more once it has stopped
         self._prompts.scorable(sequences)
         return scores.logprobs(self._network, sequences)
 

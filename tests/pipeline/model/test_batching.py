@@ -344,6 +344,8 @@ def test_closing_ends_all_there_is(tmp_path: Path) -> None:
     assert [pieces[-1] for pieces in told] == ["cancelled"] * 2
     with pytest.raises(RuntimeError, match="closed"):
         engine.submit(TEXTS[1], GREEDY, lambda _: None)
+    with pytest.raises(RuntimeError, match="stopped"):
+        engine.logprobs([TEXTS[1]])
 
 
 @BUSY
