@@ -3,6 +3,7 @@
 `tests/drills/test_serve_fuzz.py` is the long run.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,11 +13,13 @@ schemathesis = pytest.importorskip("schemathesis", reason="fuzzing: pip install 
 from serve.app import api  # noqa: E402
 from serve.state import State  # noqa: E402
 from tests.serve.fuzzing import fuzz, operations  # noqa: E402
+from tests.serve.live import serving  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def schema(state: State) -> Any:
-    return schemathesis.openapi.from_asgi("/openapi.json", api(state))
+def schema(state: State) -> Iterator[Any]:
+    with serving(api(state)) as url:
+        yield schemathesis.openapi.from_url(f"{url}/openapi.json")
 
 
 def test_no_answer_is_a_surprise(schema: Any) -> None:
