@@ -88,7 +88,9 @@ def _wandb(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell
     known = _known(folder)
     wandb = import_module("wandb")
     given = {"name": name, "dir": str(folder), "config": plain(cfg)}
-    with wandb.init(project="icefloe", id=known, resume="allow", **given) as run:
+    with _begun("wandb", wandb.errors.Error):
+        run = wandb.init(project="icefloe", id=known, resume="allow", **given)
+    with run:
         (folder / MARK).write_text(run.id)
         yield lambda line: run.log(numbers(line), step=line["step"])
 
@@ -97,13 +99,13 @@ def _wandb(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell
 def _mlflow(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell]:
     known = _known(folder)
     mlflow = import_module("mlflow")
-    with (
-        _stored(mlflow, folder),
-        mlflow.start_run(run_id=known, run_name=None if known else name) as run,
-    ):
-        (folder / MARK).write_text(run.info.run_id)
-        mlflow.log_params(_flat(plain(cfg)))
-        yield lambda line: mlflow.log_metrics(numbers(line), step=line["step"])
+    with _stored(mlflow, folder):
+        with _begun("mlflow", mlflow.MlflowException):
+            run = mlflow.start_run(run_id=known, run_name=None if known else name)
+        with run:
+            (folder / MARK).write_text(run.info.run_id)
+            mlflow.log_params(_flat(plain(cfg)))
+            yield lambda line: mlflow.log_metrics(numbers(line), step=line["step"])
 
 
 def _known(folder: Path) -> str | None:
@@ -111,6 +113,18 @@ def _known(folder: Path) -> str | None:
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / MARK
     return (mark.read_text() or None) if mark.exists() else None
+
+
+@contextmanager
+def _begun(kind: str, error: type[Exception]) -> Iterator[None]:
+    """RecipeError for an `error` of the library's in this block: no key, no server, a run that is gone."""
+    try:
+        yield
+    except error as e:
+        raise RecipeError(
+            f"log_to is {kind}, which does not begin: {str(e).splitlines()[0]} Mend that (WANDB_MODE, "
+            f"MLFLOW_TRACKING_URI), or leave {kind} out of log_to"
+        ) from e
 
 
 @contextmanager

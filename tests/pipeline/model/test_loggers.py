@@ -54,7 +54,7 @@ def twice(folder: Path, kind: str) -> list[dict[str, Any]]:
     with pytest.raises(KeyboardInterrupt):
         train(folder=folder, log_to=(kind,), on_step=stop)
     train(folder=folder, log_to=(kind,))
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return lines_of(folder)
 
 
 def test_wandb_has_one_run_of_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +73,23 @@ def test_wandb_has_one_run_of_every_step(tmp_path: Path, monkeypatch: pytest.Mon
         config = {c.key: json.loads(c.value_json) for c in begun.config.update}
         assert (begun.display_name, config["batch"]) == ("train", CONFIG.batch)
         assert config["schedule"] == plain(CONFIG)["schedule"]
+
+
+def test_wandb_without_a_key_is_refused_before_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("wandb")
+    for name in ("WANDB_MODE", "WANDB_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key would lie
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    with pytest.raises(RecipeError, match=r"log_to is wandb, which does not begin: .*WANDB_MODE"):
+        train(folder=tmp_path, log_to=("wandb",))
+    assert not lines_of(tmp_path)
+
+
+def lines_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def records_of(path: Path) -> list[Any]:
