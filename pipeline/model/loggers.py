@@ -88,11 +88,14 @@ def _wandb(folder: Path, name: str, start: int, cfg: FitConfig) -> Iterator[Tell
     known = _known(folder)
     wandb = import_module("wandb")
     given = {"name": name, "dir": str(folder), "config": plain(cfg)}
-    with _begun("wandb", wandb.errors.Error):
-        run = wandb.init(project="icefloe", id=known, resume="allow", **given)
-    with run:
-        (folder / MARK).write_text(run.id)
-        yield lambda line: run.log(numbers(line), step=line["step"])
+    try:
+        with _begun("wandb", wandb.errors.Error):
+            run = wandb.init(project="icefloe", id=known, resume="allow", **given)
+        with run:
+            (folder / MARK).write_text(run.id)
+            yield lambda line: run.log(numbers(line), step=line["step"])
+    finally:
+        wandb.teardown()  # its own process still writes there, and a phase's files are hashed
 
 
 @contextmanager
