@@ -38,7 +38,8 @@ class Config(FitConfig):
 
 
 def fingerprint(cfg: Config) -> str:
-    """Of the files of a user's own model; a name stands for itself."""
+    """Of the files of a user's own model; a name stands for itself. RecipeError for one of neither."""
+    folders.known(cfg.model)
     folder = Path(cfg.model)
     return digest(*marks(folder).values()) if folder.is_dir() else ""
 

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from pipeline.core.errors import RecipeError, did_you_mean
+from pipeline.core.errors import RecipeError
 from pipeline.core.schema import END, FIM_PAD
 from pipeline.model import folders
 
@@ -57,11 +57,9 @@ def build(name: str, vocab_size: int, context: int, seed: int) -> Any:
     RecipeError where a folder's has fewer or is damaged, or for an unknown name. The same weights
     for the same arguments; torch's global seed stays as it is.
     """
+    folders.known(name)
     if Path(name).is_dir():
         return _load(Path(name), vocab_size, context, seed)
-    if name not in ARCHITECTURES:
-        near = did_you_mean(name, ARCHITECTURES)
-        raise RecipeError(f"model is {name!r}: no architecture or folder of that name{near}")
     return _drawn(lambda: _named(name, vocab_size, context), seed)
 
 
@@ -109,7 +107,12 @@ def _load(folder: Path, vocab_size: int, context: int, seed: int) -> Any:
             config = AutoConfig.from_pretrained(folder, **local)
             return _drawn(lambda: AutoModelForCausalLM.from_config(config, **made), seed)
         model, told = AutoModelForCausalLM.from_pretrained(
-            folder, **local, **made, use_safetensors=True, output_loading_info=True
+            folder,
+            **local,
+            **made,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are told, and refused here
         )
     except (OSError, ValueError, RuntimeError, KeyError) as e:
         raise RecipeError(f"model {folder} cannot be loaded: {str(e).splitlines()[0]}") from e
@@ -126,10 +129,15 @@ def _drawn(make: Callable[[], Any], seed: int) -> Any:
 
 def _check_loaded(folder: Path, model: nn.Module, told: Mapping[str, Any]) -> None:
     """RecipeError for weights that are another architecture's, or that are no numbers."""
-    if other := sorted(map(str, [*told["missing_keys"], *told["mismatched_keys"]])):
+    other = {
+        "missing": sorted(told["missing_keys"]),
+        "of another shape": sorted(name for name, *_ in told["mismatched_keys"]),
+        "too many": sorted(told["unexpected_keys"]),
+    }
+    if found := [f"{len(n)} are {how}, such as {n[0]}" for how, n in other.items() if n]:
         raise RecipeError(
-            f"model {folder}: its weights are not of the architecture in its config.json; "
-            f"{len(other)} are missing or of another shape, such as {other[0]}"
+            f"model {folder}: its weights are not of the architecture in its config.json: "
+            f"{'; '.join(found)}; give the config.json that they were saved with"
         )
     bad = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
     if bad:

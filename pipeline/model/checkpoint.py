@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,9 @@ def load_latest(
     path = newest(folder, among)
     if path is None:
         return None
-    shards.put_weights(model, _stored(path, MODEL))
-    shards.put_moments(model, optimizer, _stored(path, OPTIMIZER))
+    with _said(path, "name the model that wrote it, or move it away to begin anew"):
+        shards.put_weights(model, _stored(path, MODEL))
+        shards.put_moments(model, optimizer, _stored(path, OPTIMIZER))
     return dict(_state(path)["meta"])
 
 
@@ -116,12 +118,13 @@ def carry(
 ) -> None:
     """Put the moments of another phase's newest checkpoint into the optimizer; weights stay.
 
-    StageError when that phase has no undamaged checkpoint.
+    StageError when that phase has no undamaged checkpoint, or one of another architecture.
     """
     path = newest(folder, among)
     if path is None:
         raise StageError(f"{folder} has no checkpoint to carry the optimizer from; use reset")
-    shards.put_moments(model, optimizer, _stored(path, OPTIMIZER))
+    with _said(path, "use optimizer: reset"):
+        shards.put_moments(model, optimizer, _stored(path, OPTIMIZER))
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -264,6 +267,15 @@ def _fault(path: Path, among: Group) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as e:
         return f"unreadable ({e})"
     return None
+
+
+@contextmanager
+def _said(path: Path, instead: str) -> Iterator[None]:
+    """A StageError in this block names the checkpoint, and what to do."""
+    try:
+        yield
+    except StageError as e:
+        raise StageError(f"{path}: {e}; {instead}") from e
 
 
 def _stored(path: Path, kind: str) -> dict[str, list[shards.Piece]]:

@@ -1,4 +1,4 @@
-"""What is wrong with a transformers folder to start from, told before anything is loaded.
+"""What is wrong with a model's name, or a transformers folder to start from, told before anything is loaded.
 
 Reads config.json and the headers of the safetensors files alone. Imports no torch.
 """
@@ -7,10 +7,23 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.errors import RecipeError
+from pipeline.core.errors import RecipeError, did_you_mean
+
+NAMES = (
+    *("snowcoder-1.3b", "snowcoder-tiny", "codegen25-7b", "codegen25-tiny", "codeshell-7b"),
+    *("codeshell-tiny", "phi1-1.3b", "phi1-350m", "phi1-tiny", "crystal-7b", "crystal-tiny"),
+)
+"""Those of `architectures.ARCHITECTURES`, which cannot be read without torch."""
 
 PLACES = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 """What transformers' configurations call the longest context."""
+
+
+def known(model: str) -> None:
+    """RecipeError unless `model` is an architecture's name or a folder that is there."""
+    if model not in NAMES and not Path(model).is_dir():
+        near = did_you_mean(model, NAMES)
+        raise RecipeError(f"model is {model!r}: no architecture or folder of that name{near}")
 
 
 def check(folder: Path, vocabulary: int, context: int) -> None:

@@ -1,9 +1,11 @@
 """Attention that stays inside documents: no place sees another's, positions restart in each.
 
 Dense masks work everywhere; on a GPU FlexAttention skips the blocks between documents, for models
-without attention dropout, which it cannot do. torch only; knows nothing of packing.
+without attention dropout, which it cannot do, that transformers has it for (not Crystal's). A CPU's
+has no backward pass. torch only; knows nothing of packing.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 
 from pipeline.model.bits import IGNORED
+
+log = logging.getLogger(__name__)
 
 FLEX = "flex_attention"
 
@@ -37,17 +41,27 @@ def spared(labels: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def flexible(model: Any, wanted: bool) -> Iterator[None]:
-    """Have `model` use FlexAttention where that is wanted and the model drops no attention out."""
+    """Have `model` use FlexAttention where that is wanted and the model can; else dense masks stay."""
     before = model.config._attn_implementation
-    able = not getattr(model.config, "attention_dropout", 0)
-    if not (wanted and able):
+    if not (wanted and _flexes(model)):
         yield
         return
-    model.set_attn_implementation(FLEX)
     try:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+def _flexes(model: Any) -> bool:
+    """Set the model to FlexAttention; False where it drops attention out or has no such way."""
+    if getattr(model.config, "attention_dropout", 0):
+        return False
+    try:
+        model.set_attn_implementation(FLEX)
+    except ValueError as e:
+        log.info("%s keeps dense masks: %s", type(model).__name__, str(e).split(". ")[0])
+        return False
+    return True
 
 
 def _first(documents: torch.Tensor) -> torch.Tensor:

@@ -95,7 +95,7 @@ def put_weights(model: nn.Module, stored: Mapping[str, Sequence[Piece]]) -> None
     """Fill a model, or a process's rows of it; StageError when the names are not the model's."""
     wanted = weights(model)
     if other := sorted(wanted.keys() ^ stored.keys()):
-        raise StageError(f"the checkpoint is another architecture's: {other[0]} is in one of them")
+        raise StageError(f"another architecture's: {other[0]} is in one of them alone")
     for name, target in wanted.items():
         _fill(target, stored[name])
 
@@ -109,10 +109,9 @@ def put_moments(
     for label, pieces in stored.items():
         key, name = label.split(".", 1)
         if name not in named:
-            raise StageError(f"the checkpoint is another architecture's: it has {name}")
+            raise StageError(f"another architecture's: it has {name}")
         like = named[name].detach()
-        same = pieces[0].shape == tuple(like.shape)
-        made = torch.empty_like(like) if same else torch.empty(pieces[0].shape, device=like.device)
+        made = torch.empty_like(like) if pieces[0].shape else torch.empty((), device=like.device)
         optimizer.state[named[name]][key] = made
         _fill(made, pieces)
 
@@ -160,8 +159,8 @@ def _fill(target: torch.Tensor, pieces: Sequence[Piece]) -> None:
     differently on a file's alignment."""
     if tuple(target.shape) != pieces[0].shape:
         raise StageError(
-            f"the checkpoint is another architecture's: {pieces[0].name} is {pieces[0].shape} "
-            f"there, {tuple(target.shape)} here"
+            f"another architecture's: {pieces[0].name} is {pieces[0].shape} there, "
+            f"{tuple(target.shape)} here"
         )
     mine, start = _local(target), _first(target)
     if not mine.ndim:

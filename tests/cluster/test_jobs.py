@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster import jobs
+from cluster.runs import artifact
 from cluster.verify import problems
 from pipeline.core.errors import RecipeError, StageError
 from pipeline.core.store import Store
@@ -21,8 +22,8 @@ from tests.running import curation, recipe_file
 
 @pytest.fixture(scope="module")
 def address(ray_local: None) -> Iterator[str]:
-    """A head node with this process's token, which `ray_local` has made."""
-    with head_node(cpus=1) as url:
+    """A head node of two cores with this process's token, which `ray_local` has made."""
+    with head_node(cpus=2) as url:
         yield url
 
 
@@ -48,24 +49,41 @@ print("it's", ray.get(where.remote()), int(ray.cluster_resources()["CPU"]), os.p
 """
     job = run(code, address)
     log = capfd.readouterr().out
-    assert "it's 0 1 False" in log
+    assert "it's 0 2 False" in log
     assert jobs.status(job, address) == "SUCCEEDED"
     assert not jobs.stop(job, address)
 
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_recipe_runs_as_a_job_and_leaves_a_run_that_verifies(
+def test_a_recipe_that_trains_in_two_processes_runs_as_a_job_and_verifies(
     address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps = curation(repositories(tmp_path / "source", 4))
+    steps["batches1"]["budget"] = 2000
+    steps["phase1"] = {
+        "use": "train",
+        "data": "batches1",
+        "tokenizer": "vocab",
+        "model": "snowcoder-tiny",
+        "heldout": "corpus",
+        "heldout_bytes": 2000,
+        "batch": 4,
+        "schedule": {"warmup": 0.1, "peak": 1e-3, "shape": "linear", "end": 0.0},
+        "threads": 1,
+        "on": {"processes": 2},
+    }
     recipe = recipe_file(tmp_path / "small.yaml", steps)
     job = jobs.submit([recipe, "--store", str(tmp_path / "store")], address, follow=True)
-    assert "unique" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "unique" in said
+    assert "phase1     7 steps" in said
     assert jobs.status(job, address) == "SUCCEEDED"
     found, checked = problems(Store(str(tmp_path / "store")), "small")
     assert found == []
     assert checked["steps"] == 7
+    phase = artifact(Store(str(tmp_path / "store")), "small", "phase1")
+    assert (phase.facts["steps"], len(list(phase.folder.glob("checkpoints/*/model-*")))) == (7, 2)
 
 
 @pytest.mark.ray

@@ -100,6 +100,7 @@ def refused(made: tuple[str, Store, Manifests], match: str, *overrides: str) -> 
     ("overrides", "match"),
     [
         (["phase1.tokenizer=other"], r"phase1: the data was tokenized with another tokenizer"),
+        (["phase2.model=phi1-tinny"], r"no architecture or folder .* mean 'phi1-tiny'"),
         (["phase2.model=phi1-tiny"], r"phase2: model is phi1-tiny, but it starts from a snowcoder"),
         (["phase1.heldout=clear"], r"phase1: nothing was held out of `heldout`"),
         (["batches1.epochs=1", "batches1.budget=1B"], r"the budget needs 1,000,000,000 tokens"),

@@ -146,6 +146,20 @@ def test_carry_takes_moments_and_leaves_weights(tmp_path: Path) -> None:
         checkpoint.carry(tmp_path / "none", *new)
 
 
+def test_another_architectures_is_named_and_what_to_do(tmp_path: Path) -> None:
+    """Another's names, and another's shapes."""
+    checkpoint.save(tmp_path, 3, *trained(1), {})
+    for name, vocabulary in (("phi1-tiny", 64), ("snowcoder-tiny", 80)):
+        model = architectures.build(name, vocabulary, 16, seed=0)
+        given = (tmp_path, model, adamw(model, CONFIG))
+        with pytest.raises(
+            StageError, match=r"step-00000003: another architecture's: .*begin anew"
+        ):
+            checkpoint.load_latest(*given)
+        with pytest.raises(StageError, match=r"step-00000003: another architecture's: .*: reset"):
+            checkpoint.carry(*given)
+
+
 def test_published_folder_loads_in_plain_transformers(tmp_path: Path) -> None:
     tokenizer = tiny_tokenizer(tmp_path / "tokenizer.json")
     model = architectures.build("snowcoder-tiny", tokenizer.get_vocab_size(), 64, seed=0)

@@ -12,7 +12,7 @@ from transformers import GPT2Config
 
 from pipeline.core.errors import RecipeError
 from pipeline.model import folders
-from pipeline.model.architectures import build
+from pipeline.model.architectures import ARCHITECTURES, build
 from tests.tiny import tiny_model_folder
 
 
@@ -91,6 +91,12 @@ def other_shape(folder: Path) -> None:
     save_file(tensors, path, {"format": "pt"})
 
 
+def too_deep(folder: Path) -> None:
+    """Its weights have a layer more than its configuration."""
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
 def pickled(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
@@ -115,8 +121,9 @@ def torn_config(folder: Path) -> None:
         (cut_to_its_header, r"model.safetensors is damaged \(its header"),
         (empty, r"model.safetensors is damaged"),
         (nan, r"1 weights hold NaN or infinity, such as model.norm.weight"),
-        (other_architecture, r"not of the architecture in its config.json"),
-        (other_shape, r"not of the architecture in its config.json|cannot be loaded"),
+        (other_architecture, r"not of the architecture in its config.json: \d+ are missing"),
+        (other_shape, r"config.json: 1 are of another shape, such as model.norm.weight"),
+        (too_deep, r"config.json: 9 are too many, such as model.layers.1"),
         (pickled, r"pytorch_model.bin is a pickle, which is not read"),
         (shard_gone, r"model-00001-of-00002.safetensors is missing"),
         (no_config, r"no config.json"),
@@ -132,6 +139,12 @@ def test_an_unknown_type_of_model_is_named(mine: Path) -> None:
     config = json.loads((mine / "config.json").read_text()) | {"model_type": "nosuch"}
     (mine / "config.json").write_text(json.dumps(config))
     refused(mine, r"cannot be loaded: .*nosuch")
+
+
+def test_a_name_is_known_without_torch() -> None:
+    assert set(folders.NAMES) == set(ARCHITECTURES)
+    with pytest.raises(RecipeError, match=r"'snowcoder-tinny': .*did you mean 'snowcoder-tiny'"):
+        folders.known("snowcoder-tinny")
 
 
 def test_the_weights_of_a_whole_folder(given: Path) -> None:

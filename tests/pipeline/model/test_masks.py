@@ -1,5 +1,6 @@
 """Documents packed into one sequence are as if each were alone, for every architecture."""
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -68,10 +69,36 @@ def test_blocks_of_flex_attention_are_the_same_mask() -> None:
     assert model.config._attn_implementation == "sdpa"
 
 
-def test_dropout_keeps_dense_masks() -> None:
-    model = build("codeshell-tiny", 320, 64, seed=1)
+@pytest.mark.parametrize("name", ["snowcoder-tiny", "codegen25-tiny"])
+def test_flex_attention_computes_what_dense_masks_do(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loss and gradients, by its plain mathematics: torch refuses it a backward pass on a CPU, since
+    the compiled one is missing."""
+    refusing = import_module("torch.nn.attention.flex_attention")
+    monkeypatch.setattr(refusing, "_validate_device", lambda *_: None)
+    model = build(name, 320, 64, seed=1)
+    objective, (ids, documents) = Objective(model), rows()
+    dense = (objective(ids, ids, documents), objective(ids, ids))
+    sum(dense).backward()
+    wanted = {n: p.grad.clone() for n, p in model.named_parameters()}
+    model.zero_grad()
+    with masks.flexible(model, True), torch.compiler.set_stance("force_eager"):
+        assert model.config._attn_implementation == masks.FLEX
+        flex = (objective(ids, ids, documents), objective(ids, ids))  # held-out text has no mask
+        sum(flex).backward()
+    torch.testing.assert_close(flex, dense, rtol=1e-5, atol=0)
+    for name, p in model.named_parameters():
+        assert (p.grad - wanted[name]).abs().max() < 1e-4 * wanted[name].abs().max(), name
+
+
+@pytest.mark.parametrize("name", ["codeshell-tiny", "crystal-tiny"])
+def test_dropout_and_models_without_it_keep_dense_masks(name: str) -> None:
+    model = build(name, 320, 64, seed=1)
     with masks.flexible(model, True):
         assert model.config._attn_implementation == "sdpa"
+        ids, documents = rows()
+        assert Objective(model)(ids, ids, documents).isfinite()
 
 
 def test_positions_restart_and_padding_is_a_document() -> None:

@@ -5,16 +5,12 @@ twelve steps of Adam let that grow; the seed, batch and rate of every step are t
 """
 
 import json
-import os
 import shutil
-import socket
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import distributed, multiprocessing
 from transformers import AutoModelForCausalLM
 
 from pipeline.core.errors import StageError
@@ -22,6 +18,7 @@ from pipeline.model import architectures, checkpoint
 from pipeline.model.fit import fit
 from pipeline.model.optimizer import adamw
 from pipeline.model.world import World, exchange, host_group
+from tests.gloo import in_two
 from tests.packed import CONFIG, LENGTH, VOCABULARY, batches, train
 from tests.tiny import tiny_tokenizer
 
@@ -55,23 +52,16 @@ def halted(folder: Path, world: World | None = None, **settings: Any) -> None:
     raise AssertionError("it was not stopped")
 
 
-def together(rank: int, root: Path, port: int) -> None:
+def together(world: World, root: Path) -> None:
     """What each of two processes does, one scenario after another."""
-    torch.set_num_threads(1)
-    url = f"tcp://127.0.0.1:{port}"
-    distributed.init_process_group(
-        "gloo", url, world_size=2, rank=rank, timeout=timedelta(seconds=60)
-    )
-    world = World(rank, 2)
     for kind in KINDS:
         train(world, folder=root / kind, sharding=kind, micro=LENGTH)
         if kind != "grad":
             train(world, folder=root / f"1 to {kind}", sharding=kind)
             halted(root / f"{kind} to 1", world, sharding=kind)
     mup(world, root / "mup 2")
-    assert exchange(json.dumps("é" * rank), host_group(world)) == ['""', json.dumps("é")]
-    (root / f"said {rank}").write_text(broken(world, root / "broken"))
-    distributed.destroy_process_group()
+    assert exchange(json.dumps("é" * world.rank), host_group(world)) == ['""', json.dumps("é")]
+    (root / f"said {world.rank}").write_text(broken(world, root / "broken"))
 
 
 def mup(world: World, folder: Path) -> None:
@@ -112,17 +102,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     halted(folder / "half")
     for kind in KINDS:
         shutil.copytree(folder / "half", folder / f"1 to {kind}")
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        multiprocessing.spawn(together, (folder, port), nprocs=2)
-    finally:
-        os.environ.pop("OMP_NUM_THREADS")
-        if before:
-            os.environ["OMP_NUM_THREADS"] = before
+    in_two(together, folder)
     return folder
 
 
