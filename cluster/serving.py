@@ -14,7 +14,13 @@ from pipeline.core.errors import RecipeError
 from pipeline.core.store import Store
 from serve.app import Args, Model
 from serve.keys import KEY, env_keys
-from serve.start import NAME, check_closed
+from serve.start import NAME, check
+
+NOTE = """\
+# For `serve deploy`. Every node must see these folders and the keys file; a GPU is one more line
+# (ray_actor_options: {num_gpus: 1}). Ray there should be started with
+# RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve.front:middlewares.
+"""
 
 
 def arguments(
@@ -94,13 +100,13 @@ def announcement(args: Args, names: Sequence[str], url: str) -> list[str]:
 
 def config(args: Args, host: str, port: int) -> str:
     """A Serve config of the same, as YAML: what `serve deploy` takes, and `serve build` would write if it
-    took applications with arguments. Folders in full, since a replica starts elsewhere. RecipeError for
-    an address that others can reach without any key."""
-    check_closed(args, host)
+    took applications with arguments. Folders in full, since a replica starts elsewhere. RecipeError as
+    for `serve.start.check`; a key in the environment does not travel and does not count."""
+    check(args, host, keys=())
     told = args.model_dump(exclude_none=True, exclude_defaults=True)
     for part in (*told["models"], told):
         part |= {
-            k: str(Path(part[k]).resolve()) for k in ("folder", "annotator", "keys") if k in part
+            k: str(Path(part[k]).absolute()) for k in ("folder", "annotator", "keys") if k in part
         }
     cores = {} if args.threads is None else {"ray_actor_options": {"num_cpus": args.threads}}
     deployment = {"name": "Icefloe", "num_replicas": 1, "user_config": {}, **cores}
@@ -110,4 +116,4 @@ def config(args: Args, host: str, port: int) -> str:
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [application | {"args": told, "deployments": [deployment]}],
     }
-    return str(yaml.safe_dump(whole, sort_keys=False))
+    return NOTE + str(yaml.safe_dump(whole, sort_keys=False))

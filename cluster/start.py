@@ -93,19 +93,20 @@ def rested(seconds: float = 60) -> Iterator[None]:
 
 
 def _end() -> None:
-    if not _Local.started:
+    if (address := _Local.address) is None:
         return
     import ray
 
-    log.info("ray        ends meanwhile: its idle processes take from the training")
-    _Local.started = False
-    ray.shutdown()
+    _Local.address = None
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address == address:
+        log.info("ray        ends meanwhile: its idle processes take from the training")
+        ray.shutdown()
 
 
 class _Local:
-    """Whether this process has started the cluster that it uses."""
+    """The cluster that `connect` has started, and may end; None where it has started none."""
 
-    started = False
+    address: str | None = None
 
 
 def setup_env(local: bool = True) -> None:
@@ -150,7 +151,6 @@ def _show_the_way() -> None:
 def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> None:
     import ray
 
-    _Local.started = True
     if object_store is None and _memory() < LAPTOP_MEMORY:
         object_store = LAPTOP_STORE
     ray.init(
@@ -162,6 +162,7 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
         logging_level=logging.WARNING,
         log_to_driver=log.isEnabledFor(logging.DEBUG),
     )
+    _Local.address = ray.get_runtime_context().gcs_address
 
 
 def _join(address: str) -> None:

@@ -161,7 +161,7 @@ class _Group:
             if asked in done:
                 return dict(ray.get(asked))
             raise ray.get(self._life)
-        except ray.exceptions.RayActorError as e:
+        except (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError) as e:
             raise ChildProcessError("lost the process that keeps the workers") from e
 
     def end(self) -> None:
@@ -223,6 +223,7 @@ def _train(size: int, kind: str, scratch: str, keeper: Any) -> Exception:
             os.environ.setdefault(name, value)
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     gpu = kind == "GPU"
     holds: dict[str, float] = {"GPU": 1, "CPU": 0} if gpu else {"memory": 1, "CPU": 0}
@@ -244,8 +245,10 @@ def _train(size: int, kind: str, scratch: str, keeper: Any) -> Exception:
     )
     try:
         trainer.fit()
-    except Exception as e:
+    except TrainingFailedError as e:
         return _cause(e)
+    except IcefloeError as e:  # as it was raised, where this process is the worker
+        return e
     raise AssertionError("workers wait for jobs without end")
 
 
@@ -261,7 +264,11 @@ def _worker(settings: dict[str, Any]) -> None:
     world = World(context.get_world_rank(), context.get_world_size(), get_device())
     keeper, number = settings["keeper"], 0
     while True:
-        told = dict(ray.get(keeper.take.remote(number))(world))
+        try:
+            job = ray.get(keeper.take.remote(number))
+        except ray.exceptions.RayActorError:  # the group was ended: nothing to tell
+            return
+        told = dict(job(world))
         ray.get(keeper.answer.remote(world.rank, told))
         number += 1
         gc.collect()

@@ -56,9 +56,10 @@ class Front:
         except Exception:
             if answer.begun:
                 raise
-            log.exception("Serve has lost a request")
+            log.exception("Serve has lost request %s", headers.get(ID, ""))
         if not answer.begun:
-            await envelope(503, GONE, code="serve", headers=AGAIN)(scope, receive, send)
+            more = AGAIN | ({ID: headers[ID]} if ID in headers else {})
+            await envelope(503, GONE, code="serve", headers=more)(scope, receive, send)
 
 
 class _Shaped:
@@ -71,7 +72,6 @@ class _Shaped:
         self.begun = False
 
     async def __call__(self, message: Message) -> None:
-        self.begun = True
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             if name := headers.get(ID):  # Serve adds its own to the one that is there
@@ -81,12 +81,14 @@ class _Shaped:
                 self._held = message
                 return
         if self._held is None:
+            self.begun = True
             return await self._send(message)
         self._text += message.get("body", b"")
         if not message.get("more_body", False):
             await self._say(self._held)
 
     async def _say(self, held: Message) -> None:
+        self.begun = True
         before = MutableHeaders(scope=held)
         kept = {k: before[k] for k in (ID, "retry-after") if k in before}
         text = self._text.decode(errors="replace").strip() or "no reason was given"

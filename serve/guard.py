@@ -157,14 +157,17 @@ def _check_site(headers: Headers) -> None:
 def _local(host: str) -> bool:
     """Whether a Host header is localhost or an IP address, with or without a port."""
     try:
-        name = urlsplit(f"//{host}").hostname or ""
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         return name == "localhost" or name.endswith(".localhost") or bool(ip_address(name))
     except ValueError:
         return False
 
 
 def _same_site(headers: Headers) -> bool:
-    """Whether no browser says that another site's page asks."""
+    """Whether no browser says that another site's page asks. A proxy may rewrite Host; no page can write
+    the header that its browser then goes by."""
+    if headers.get("sec-fetch-site") == "same-origin":
+        return True
     origin = headers.get("origin")
     try:
         return origin is None or urlsplit(origin).netloc == headers.get("host")

@@ -10,7 +10,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from ipaddress import ip_address
 from pathlib import Path
@@ -42,7 +42,9 @@ def start(
     others can reach without any key, a port that is taken, a folder that is none, models that do not
     fit; StageError when the application does not come up.
     """
-    _check(args, host, port)
+    check(args, host, env_keys())
+    _check_room(args)
+    _check_port(host, port)
     connect()
     from ray import serve
 
@@ -57,31 +59,30 @@ def start(
     wait_ready(f"http://{_dialled(host)}:{port}", 30)
 
 
-def check_closed(args: Args, host: str) -> None:
-    """RecipeError for an address that others can reach without any key."""
-    if not _loopback(host) and not (env_keys() or file_keys(args.keys)):
+def check(args: Args, host: str, keys: Sequence[str]) -> None:
+    """RecipeError for an address that others can reach without one of `keys` or a keys file, for a
+    folder that is none, two models of one name, a keys file that is wrong."""
+    if not (file_keys(args.keys) or keys or _loopback(host)):
         raise RecipeError(
-            f"host {host!r} without a key would serve anyone: set {KEY}, give a keys file, "
-            "or keep 127.0.0.1"
+            f"host {host!r} without a key would serve anyone: give a keys file, set {KEY} where it "
+            "is served, or keep 127.0.0.1"
         )
-
-
-def _check(args: Args, host: str, port: int) -> None:
-    check_closed(args, host)
-    folders = [Path(m.folder) for m in args.models]
-    for folder in folders:
+    for folder in (Path(m.folder) for m in args.models):
         if not (folder / "config.json").is_file():
             raise RecipeError(f"{folder} is no model folder: no config.json")
     names(args)
     if args.annotator and not (Path(args.annotator) / "annotator.json").is_file():
         raise RecipeError(f"{args.annotator} is no annotator folder: no annotator.json")
+
+
+def _check_room(args: Args) -> None:
+    folders = [Path(m.folder) for m in args.models]
     need, have = ROOM * sum(map(_weights, folders)), _free()
     if need > have:
         raise RecipeError(
             f"the models need about {need / 2**30:.1f} GiB, {have / 2**30:.1f} GiB are free: "
             "serve fewer of them, or smaller ones"
         )
-    _check_port(host, port)
 
 
 def _weights(folder: Path) -> int:

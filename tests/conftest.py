@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from cluster.start import connect, setup_env
+from cluster.start import _Local, connect, setup_env
 
 setup_env()
 
@@ -26,6 +26,7 @@ def _rays(item: pytest.Item) -> bool:
 def ray_local() -> Iterator[None]:
     """Two logical cores, whatever the machine has."""
     connect(num_cpus=2)
+    _Local.address = None  # not to be ended under the other tests
     yield
     import ray
 

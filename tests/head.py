@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -25,15 +25,15 @@ PORTS = (
 
 
 @contextmanager
-def head_node(cpus: int, env: Mapping[str, str] | None = None) -> Iterator[str]:
-    """The address of its dashboard. It has this process's token, and `env` beside its environment."""
+def head_node(cpus: int) -> Iterator[str]:
+    """The address of its dashboard; it has this process's environment and token."""
     ports = free_ports(len(PORTS))
     folder = tempfile.mkdtemp(prefix="r", dir="/tmp")  # socket paths end at 107 characters
     command = [str(BIN / "ray"), "start", "--head", "--block"]
     command += ["--node-ip-address", "127.0.0.1", "--temp-dir", folder, "--num-cpus", str(cpus)]
     command += ["--object-store-memory", str(128 << 20)]
     command += [part for name, port in zip(PORTS, ports, strict=True) for part in (name, str(port))]
-    here = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}", **(env or {})}
+    here = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
     head = subprocess.Popen(command, env=here, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{ports[1]}"
     try:

@@ -1,6 +1,6 @@
 """What Ray Train costs: a step of the same `fit` with and without it, and the start of a phase.
 
-Two trainings run at once, one under Ray Train in a worker of its own, one without any Ray, and take turns:
+Two trainings run at once, one under Ray Train with one worker, one without any Ray, and take turns:
 while one has its window the other and all its processes are stopped (Ray's servers and idle actors too),
 so that a machine whose speed drifts is asked of both within seconds. A window's steps are those that begin
 and end in it; the overhead is the median of the ratios of neighbouring windows. A phase's fixed cost is

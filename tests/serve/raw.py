@@ -13,7 +13,12 @@ def connect(port: int) -> socket.socket:
 
 def head(path: str, *headers: str, method: str = "POST") -> bytes:
     """The first lines of a request, the empty one included."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: here", "Content-Type: application/json", *headers]
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: localhost",
+        "Content-Type: application/json",
+        *headers,
+    ]
     return "\r\n".join([*lines, "", ""]).encode()
 
 

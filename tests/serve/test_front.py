@@ -50,9 +50,9 @@ def test_serves_own_errors_have_the_one_shape() -> None:
 
 def test_a_replica_that_dies_is_an_answer_too() -> None:
     for path in ("/dies", "/silent"):
-        answer = client.get(path)
+        answer = client.get(path, headers={"x-request-id": "mine"})
         assert "ask again" in refused(answer, 503)["message"]
-        assert answer.headers["retry-after"] == "1"
+        assert (answer.headers["retry-after"], answer.headers["x-request-id"]) == ("1", "mine")
     with pytest.raises(RuntimeError):  # an answer that is half out breaks off
         client.get("/breaks")
 

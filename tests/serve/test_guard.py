@@ -53,6 +53,7 @@ def test_every_route_but_two_needs_a_key(state: State) -> None:
         ("[::1]:8000", None, 200),
         ("192.168.1.5", None, 200),
         ("icefloe.localhost", None, 200),
+        ("LOCALHOST.:8000", None, 200),
         ("evil.example", None, 403),
         ("evil.example:8000", "http://evil.example:8000", 403),
         ("localhost.evil.example", None, 403),
@@ -79,6 +80,15 @@ def test_other_sites_pages_cannot_ask_where_there_is_no_key(
     assert client_of(api(served)).get("/ready", headers=headers).status_code == 200
     keyed = client_of(api(served, KEYS)).get("/v1/models", headers=headers | MINE)
     assert keyed.status_code == 200
+
+
+def test_a_proxy_may_rewrite_the_host(state: State) -> None:
+    headers = {"host": "localhost:8000", "origin": "https://x.example"}
+    client = client_of(api(fresh(state)))
+    refused(client.get("/v1/models", headers=headers | {"sec-fetch-site": "cross-site"}), 403)
+    told = headers | {"sec-fetch-site": "same-origin"}
+    assert client.get("/v1/models", headers=told).status_code == 200
+    refused(client.get("/v1/models", headers=told | {"host": "evil.example"}), 403)
 
 
 def test_the_body_has_a_limit_declared_or_not(state: State) -> None:
