@@ -91,7 +91,7 @@ def test_a_deadline_frees_the_slot_of_one_who_does_not_read(engine: Engine, path
             if told > 3:
                 await read.wait()
 
-        headers = [(b"content-type", b"application/json"), (b"host", b"here")]
+        headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
         scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
         scope |= {"query_string": b"", "asgi": {"version": "3.0"}}
         served = api(State({"tiny": engine}, settings=Settings(timeout_s=0.3)))
