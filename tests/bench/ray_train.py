@@ -5,6 +5,9 @@ while one has its window the other and all its processes are stopped (Ray's serv
 so that a machine whose speed drifts is asked of both within seconds. A window's steps are those that begin
 and end in it; the overhead is the median of the ratios of neighbouring windows. A phase's fixed cost is
 from asking for a job until the job begins.
+
+With --idle: what a local cluster costs that has shuffled some rows and stands idle, beside a training
+without Ray; the cluster is stopped in every other window.
 """
 
 import argparse
@@ -33,7 +36,6 @@ from tests.bench.corpus import tell, versions
 LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
 SETTLES = 3.0
 """Seconds of a window that are not counted: what was stopped catches up with its timers."""
-WAYS = ("bare", "ray")
 
 
 def main() -> None:
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("--window", type=float, default=10, help="seconds")
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens a step")
     parser.add_argument("--threads", type=int, default=cores(), help="of the training")
+    parser.add_argument("--idle", action="store_true", help="of an idle cluster instead")
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
     parser.add_argument("--out", help="also write the table to this Markdown file")
     parser.add_argument("--train", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
@@ -55,25 +58,27 @@ def main() -> None:
 
 
 def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    running = {way: started(way, folder) for way in WAYS}
+    ways = ("alone", "idle") if args.idle else ("bare", "ray")
+    of = {"alone": "bare", "idle": "bare"}
+    running = {way: started(way, folder) for way in (("bare", "idle") if args.idle else ways)}
     try:
-        while any(len(steps(folder, way)) < WARM for way in WAYS):
+        while not all((folder / f"{way}.begun").exists() for way in running):
             assert all(p.poll() is None for p in running.values()), "a training ended"
             time.sleep(0.5)
-        for process in running.values():
-            send(process, signal.SIGSTOP)
+        for way in ways:
+            send(running.get(way), signal.SIGSTOP)
         windows = [
-            window(way, running[way], folder, args.window)
+            (way, window(of.get(way, way), running.get(way), folder, args.window))
             for k in range(args.rounds)
-            for way in (WAYS, WAYS[::-1])[k % 2]  # what drifts steadily favours neither
+            for way in (ways, ways[::-1])[k % 2]  # what drifts steadily favours neither
         ]
     finally:
         for process in running.values():
             send(process, signal.SIGCONT)
             process.terminate()
             process.wait()
-    print(windows)
-    return summed(windows) | json.loads((folder / "fixed.json").read_text())
+    fixed = folder / "fixed.json"
+    return summed(windows, *ways) | (json.loads(fixed.read_text()) if fixed.exists() else {})
 
 
 def started(way: str, folder: Path) -> "subprocess.Popen[bytes]":
@@ -85,22 +90,22 @@ def started(way: str, folder: Path) -> "subprocess.Popen[bytes]":
 
 
 def window(
-    way: str, process: "subprocess.Popen[bytes]", folder: Path, seconds: float
-) -> tuple[str, float]:
-    """The way, and the mean seconds of its steps that begin and end while it alone runs."""
+    of: str, process: "subprocess.Popen[bytes] | None", folder: Path, seconds: float
+) -> float:
+    """The mean seconds of a training's steps that begin and end while this process has its turn."""
     begin = time.monotonic()
     send(process, signal.SIGCONT)
     time.sleep(seconds)
     send(process, signal.SIGSTOP)
-    ends = [at for at in steps(folder, way) if at > begin + SETTLES]
+    ends = [at for at in steps(folder, of) if at > begin + SETTLES]
     if len(ends) < 3:
         raise SystemExit(f"{len(ends)} steps in a window of {seconds:g} s: give a longer --window")
-    return way, (ends[-1] - ends[0]) / (len(ends) - 1)
+    return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def send(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """A signal to the process and all that descend from it."""
-    for pid in [process.pid, *descendants(process.pid)]:
+def send(process: "subprocess.Popen[bytes] | None", number: int) -> None:
+    """A signal to the process, if there is one, and all that descend from it."""
+    for pid in [process.pid, *descendants(process.pid)] if process else []:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
 
@@ -122,13 +127,13 @@ def steps(folder: Path, way: str) -> list[float]:
     return [float(line) for line in file.read_text().split()] if file.exists() else []
 
 
-def summed(windows: list[tuple[str, float]]) -> dict[str, Any]:
-    by = {way: [seconds for name, seconds in windows if name == way] for way in WAYS}
-    ratios = sorted(ray / bare for bare, ray in zip(*(by[way] for way in WAYS), strict=True))
+def summed(windows: list[tuple[str, float]], one: str, other: str) -> dict[str, Any]:
+    by = {way: [seconds for name, seconds in windows if name == way] for way in (one, other)}
+    ratios = sorted(b / a for a, b in zip(by[one], by[other], strict=True))
     low, middle, high = statistics.quantiles(ratios, n=4)
     return {
-        "bare_s": round(statistics.median(by["bare"]), 4),
-        "ray_train_s": round(statistics.median(by["ray"]), 4),
+        "bare_s": round(statistics.median(by[one]), 4),
+        "ray_s": round(statistics.median(by[other]), 4),
         "overhead": round(middle - 1, 4),
         "overhead_quartiles": [round(low - 1, 4), round(high - 1, 4)],
         "pairs": len(ratios),
@@ -136,8 +141,11 @@ def summed(windows: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def train(way: str, where: str, args: argparse.Namespace) -> None:
-    """Train until ended, telling the end of each step; first, under Ray, what a phase's start costs."""
+    """Train until ended, telling the end of each step; first, under Ray, what a phase's start costs.
+    Or keep an idle cluster."""
     folder = Path(where)
+    if way == "idle":
+        return idle(folder / "idle.begun")
     cfg = FitConfig(
         batch=args.batch, micro=4096, log_every=1, threads=args.threads, schedule=Schedule(warmup=2)
     )
@@ -178,6 +186,17 @@ def corpus(folder: Path, sequences: int) -> tuple[pa.Table, Path]:
     return pa.table(index), file
 
 
+def idle(begun: Path) -> None:
+    """A local cluster as curation leaves it: with the workers of a shuffle, which stay."""
+    import ray.data
+
+    connect()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    ray.data.range(20_000).groupby("id").count().materialize()
+    begun.touch()
+    signal.pause()
+
+
 def run(
     world: Any, *, cfg: FitConfig, index: pa.Table, file: Path, folder: Path, told: Path
 ) -> None:
@@ -191,6 +210,8 @@ def run(
 
         def note(record: dict[str, Any]) -> None:
             out.write(f"{time.monotonic()}\n")
+            if record["step"] == WARM:
+                told.with_suffix(".begun").touch()
 
         fit(model, fed, cfg, folder=folder, world=world, on_step=note)
 
@@ -209,19 +230,19 @@ def now(world: Any) -> dict[str, Any]:
 
 def shown(told: dict[str, Any]) -> list[str]:
     quartiles = " to ".join(f"{q:+.1%}" for q in told["overhead_quartiles"])
-    return [
+    lines = [
         f"{told['pairs']} pairs of windows, {told['threads']} threads.",
         "",
         "| | seconds |",
         "|---|---|",
         f"| step, no Ray | {told['bare_s']:.3f} |",
-        f"| step, Ray Train, one worker | {told['ray_train_s']:.3f} |",
+        f"| step with Ray | {told['ray_s']:.3f} |",
         f"| overhead, median of the pairs | {told['overhead']:+.1%} ({quartiles}) |",
-        f"| fixed cost of a run's first phase | {told['first_phase_s']:.1f} |",
-        f"| of each later one | {told['later_phase_s']:.2f} |",
-        "",
-        ", ".join(f"{k} {v}" for k, v in told["versions"].items()),
     ]
+    if "first_phase_s" in told:
+        lines.append(f"| fixed cost of a run's first phase | {told['first_phase_s']:.1f} |")
+        lines.append(f"| of each later one | {told['later_phase_s']:.3f} |")
+    return [*lines, "", ", ".join(f"{k} {v}" for k, v in told["versions"].items())]
 
 
 if __name__ == "__main__":
