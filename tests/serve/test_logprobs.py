@@ -1,7 +1,7 @@
 """Tokens as they are shown: their bytes together are the text, and they stand where it says."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
@@ -24,6 +24,7 @@ def test_tokens_are_the_text_and_stand_in_it(tokenizer: Tokenizer, text: str) ->
 
 
 @given(st.binary(max_size=12))
+@example(b"\xed\xa0")  # half a surrogate: two broken characters, which the next byte decides
 def test_broken_characters_are_counted_as_they_are_decoded(
     tokenizer: Tokenizer, raw: bytes
 ) -> None:
@@ -32,7 +33,7 @@ def test_broken_characters_are_counted_as_they_are_decoded(
     places = [reader.place(spell(tokenizer, i).raw) for i in ids]
     assert places == sorted(places)
     whole = tokenizer.decode([*ids, *tokenizer.encode("x").ids])
-    assert whole[reader.place(b"x") :] in ("x", "\ufffdx")
+    assert whole[reader.place(b"x") :] in ("x", "\ufffdx", "\ufffd\ufffdx")
 
 
 def test_both_shapes_hold_what_json_can(tokenizer: Tokenizer) -> None:
