@@ -14,12 +14,11 @@ from typing import Literal, NamedTuple
 from fastapi import Request
 
 from pipeline.model.engine import Call, Engine, Full, Piece, Sampling
-from serve.guard import Refusal
+from serve.guard import AGAIN, Refusal
 from serve.metrics import Watch
 
 RETRY = 0.05
 """Seconds until a row finds out whether a full queue still is (ours)."""
-AGAIN = {"retry-after": "1"}
 
 
 class Row(NamedTuple):

@@ -13,13 +13,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve import wire
-from serve.guard import TIMEOUT, TOLD, envelope
+from serve.guard import AGAIN, TIMEOUT, TOLD, envelope
 from serve.logs import ID, SANE
 
 log = logging.getLogger(__name__)
 
 GONE = "the replica that was to answer has ended; ask again, another will"
-AGAIN = {"retry-after": "1"}
 HIDDEN = "/-/routes"
 """Serve's list of applications; `/-/healthz`, which says no more than /health, stays for probes."""
 

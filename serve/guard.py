@@ -32,6 +32,8 @@ TIMEOUT = "x-request-timeout-seconds"
 """The header by which a client allows less time than the settings do (Ray Serve's name)."""
 TOLD = "x-icefloe-timeout-seconds"
 """Where `front` puts it, so that Serve does not end the request first, as plain text."""
+AGAIN = {"retry-after": "1"}
+"""Headers of a refusal that may be over in a second."""
 TYPES = {401: "authentication_error", 429: "rate_limit_error", 500: "server_error"}
 TYPES |= {408: "timeout_error", 503: "unavailable_error", 504: "timeout_error"}
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from serve.collector import Collector
-from serve.guard import Refusal
+from serve.guard import AGAIN, Refusal
 from serve.metrics import Meters
 from serve.seeds import Numbering
 from serve.settings import Settings
@@ -66,7 +66,7 @@ class State:
     def check_ready(self) -> None:
         """Refusal 503 where there is trouble."""
         if trouble := self.trouble:
-            raise Refusal(503, trouble, code="not_ready", headers={"retry-after": "1"})
+            raise Refusal(503, trouble, code="not_ready", headers=AGAIN)
 
     def engine(self, asked: str | None = None) -> tuple[str, "Engine"]:
         """The model of this name, or the default one. Refusal 404, or 503 while none is loaded."""
@@ -95,8 +95,7 @@ class State:
 
 
 def _loading() -> Refusal:
-    headers = {"retry-after": "1"}
-    return Refusal(503, "the models are still loading", code="loading", headers=headers)
+    return Refusal(503, "the models are still loading", code="loading", headers=AGAIN)
 
 
 def _unknown(asked: str | None, have: Iterable[str]) -> Refusal:

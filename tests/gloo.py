@@ -1,7 +1,6 @@
 """Two processes of a torch group on this machine, without Ray: each runs a function with its World."""
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import distributed, multiprocessing
 
+from cluster.demo import free_port
 from pipeline.model.world import World
 
 Job = Callable[[World, Path], None]
@@ -18,9 +18,7 @@ Job = Callable[[World, Path], None]
 def in_two(job: Job, folder: Path) -> None:
     """Run `job(world, folder)` in both, on a thread each; raises what the first to fail did. One that
     waits for the other longer than a minute fails."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
+    port = free_port()
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:

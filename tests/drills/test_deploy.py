@@ -93,7 +93,7 @@ def cluster(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 class Load:
-    """Clients that ask again and again, from a process's loop in a thread of its own."""
+    """Clients that ask again and again, in one event loop, while a script runs in a thread beside them."""
 
     def __init__(self, url: str) -> None:
         self.url, self.going = url, True
