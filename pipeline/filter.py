@@ -15,17 +15,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BeforeValidator
 
 from pipeline.core.arrays import flat
-from pipeline.core.config import config, share
+from pipeline.core.config import Before, config, share
 from pipeline.core.files import Files, verdicts
 from pipeline.core.job import Job
 from pipeline.core.schema import digest
 from pipeline.kernels import rules
 
 VERSION = 2
-Limit = Annotated[float, BeforeValidator(share)] | None
+Limit = Annotated[float, Before(share)] | None
 """A rule's number (a share may be written `5%`), or null: the rule is off."""
 
 _GENERATED = (

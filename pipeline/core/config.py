@@ -8,11 +8,13 @@ import dataclasses
 import json
 import math
 import re
-from typing import Annotated, Any, TypeVar, dataclass_transform
-
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, dataclass_transform
 
 from pipeline.core.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:  # a training started without a recipe needs no pydantic
+    from pydantic import TypeAdapter
 
 T = TypeVar("T")
 _SCALE = {"": 1, "K": 10**3, "k": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
@@ -38,11 +40,24 @@ def share(value: Any) -> Any:
     return value
 
 
-Tokens = Annotated[int, BeforeValidator(count)]
+class Before:
+    """Says of a type that pydantic is to apply `function` to what was written, before all else; and,
+    of a number, its bounds (`ge`, `le`)."""
+
+    def __init__(self, function: Callable[[Any], Any], **bounds: float) -> None:
+        self.function, self.bounds = function, bounds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(self.function, handler(source) | self.bounds)
+
+
+Tokens = Annotated[int, Before(count)]
 """A number of tokens: `500B`, `12.5B`, `5M` or a plain integer (PyYAML reads `5e9` as text)."""
-Bytes = Annotated[int, BeforeValidator(count)]
+Bytes = Annotated[int, Before(count)]
 """A number of bytes, decimal units: `40M`, `1.5G`."""
-Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
+Share = Annotated[float, Before(share, ge=0, le=1)]
 """A fraction, `0.005` or `0.5%`."""
 
 
@@ -50,17 +65,21 @@ Share = Annotated[float, BeforeValidator(share), Field(ge=0, le=1)]
 def config(cls: type[T]) -> type[T]:
     """A frozen keyword-only dataclass whose fields pydantic validates; unknown keys are errors."""
     made = dataclasses.dataclass(frozen=True, kw_only=True)(cls)
-    made.__pydantic_config__ = ConfigDict(extra="forbid", use_attribute_docstrings=True)  # type: ignore[attr-defined]
+    made.__pydantic_config__ = {"extra": "forbid", "use_attribute_docstrings": True}  # type: ignore[attr-defined]
     return made
 
 
-def adapter(cls: type[T]) -> TypeAdapter[T]:
+def adapter(cls: type[T]) -> "TypeAdapter[T]":
     """The validator of one configuration class (also gives its JSON Schema)."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(cls)
 
 
 def parse(cls: type[T], settings: dict[str, Any], where: str) -> T:
     """`settings` as a `cls`; every problem in one RecipeError, each line led by `where`."""
+    from pydantic import ValidationError
+
     try:
         made = adapter(cls).validate_python(settings)
     except ValidationError as e:

@@ -10,8 +10,7 @@ from difflib import get_close_matches
 from functools import cache, lru_cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from pipeline.core.config import Before
 from pipeline.core.errors import did_you_mean
 from pipeline.core.licence_table import ALIASES, BLUE_OAK, TEXTS
 
@@ -175,7 +174,7 @@ def policy(value: Any) -> str | tuple[str, ...]:
     return tuple(sorted({_identifier(item) for item in value}))
 
 
-Policy = Annotated[str | tuple[str, ...], BeforeValidator(policy)]
+Policy = Annotated[str | tuple[str, ...], Before(policy)]
 """What a recipe allows: `any`, `permissive`, `permissive+unlicensed`, or `[MIT, Apache-2.0]`."""
 
 

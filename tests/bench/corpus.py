@@ -22,9 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import TypeAdapter
 
-from pipeline.core.config import Bytes
+from pipeline.core.config import count
 from pipeline.core.languages import language_of
 from pipeline.core.schema import digest
 from pipeline.core.store import Store
@@ -93,7 +92,7 @@ def parser(doc: str | None, limit: str) -> argparse.ArgumentParser:
 
 def size(text: str) -> int:
     """`100M` in bytes."""
-    return int(TypeAdapter(Bytes).validate_python(text))
+    return int(count(text))
 
 
 def tell(data: dict[str, Any], lines: Iterable[str], args: argparse.Namespace) -> None:
