@@ -34,6 +34,8 @@ from pipeline.model.settings import FitConfig, Schedule
 from tests.bench.corpus import tell, versions
 
 LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
+SETTLE = 75.0
+"""Seconds until a phase runs as it goes on running: by then a local cluster has ended its idle workers."""
 SETTLES = 3.0
 """Seconds of a window that are not counted: what was stopped catches up with its timers."""
 
@@ -42,6 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=12, help="pairs of windows")
     parser.add_argument("--window", type=float, default=10, help="seconds")
+    parser.add_argument(
+        "--settle", type=float, default=SETTLE, help="seconds before the first window"
+    )
     parser.add_argument("--batch", type=int, default=16, help="sequences of 256 tokens a step")
     parser.add_argument("--threads", type=int, default=cores(), help="of the training")
     parser.add_argument("--idle", action="store_true", help="of an idle cluster instead")
@@ -65,6 +70,7 @@ def measured(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         while not all((folder / f"{way}.begun").exists() for way in running):
             assert all(p.poll() is None for p in running.values()), "a training ended"
             time.sleep(0.5)
+        time.sleep(args.settle)
         for way in ways:
             send(running.get(way), signal.SIGSTOP)
         windows = [
