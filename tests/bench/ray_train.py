@@ -3,7 +3,8 @@
 Two trainings run at once, one under Ray Train with one worker, one without any Ray, and take turns:
 while one has its window the other and all its processes are stopped (Ray's servers and idle actors too),
 so that a machine whose speed drifts is asked of both within seconds. A window's steps are those that begin
-and end in it; the overhead is the median of the ratios of neighbouring windows. A phase's fixed cost is
+and end in it; the overhead is the median of the ratios of neighbouring windows, its
+interval by bootstrap over the pairs. A phase's fixed cost is
 from asking for a job until the job begins.
 
 With --idle: what a local cluster costs that has shuffled some rows and stands idle, beside a training
@@ -13,6 +14,7 @@ without Ray; the cluster is stopped in every other window.
 import argparse
 import json
 import os
+import random
 import signal
 import statistics
 import subprocess
@@ -36,7 +38,7 @@ from tests.bench.corpus import tell, versions
 LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
 SETTLE = 75.0
 """Seconds until a phase runs as it goes on running: by then a local cluster has ended its idle workers."""
-SETTLES = 3.0
+SETTLES = 1.5
 """Seconds of a window that are not counted: what was stopped catches up with its timers."""
 
 
@@ -136,12 +138,15 @@ def steps(folder: Path, way: str) -> list[float]:
 def summed(windows: list[tuple[str, float]], one: str, other: str) -> dict[str, Any]:
     by = {way: [seconds for name, seconds in windows if name == way] for way in (one, other)}
     ratios = sorted(b / a for a, b in zip(by[one], by[other], strict=True))
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    middle = statistics.median(ratios)
+    draw = random.Random(0).choices
+    drawn = [statistics.median(draw(ratios, k=len(ratios))) for _ in range(2000)]
+    low, *_, high = statistics.quantiles(drawn, n=40)
     return {
         "bare_s": round(statistics.median(by[one]), 4),
         "ray_s": round(statistics.median(by[other]), 4),
         "overhead": round(middle - 1, 4),
-        "overhead_quartiles": [round(low - 1, 4), round(high - 1, 4)],
+        "overhead_95": [round(low - 1, 4), round(high - 1, 4)],
         "pairs": len(ratios),
     }
 
@@ -235,7 +240,7 @@ def now(world: Any) -> dict[str, Any]:
 
 
 def shown(told: dict[str, Any]) -> list[str]:
-    quartiles = " to ".join(f"{q:+.1%}" for q in told["overhead_quartiles"])
+    interval = " to ".join(f"{q:+.1%}" for q in told["overhead_95"])
     lines = [
         f"{told['pairs']} pairs of windows, {told['threads']} threads.",
         "",
@@ -243,7 +248,7 @@ def shown(told: dict[str, Any]) -> list[str]:
         "|---|---|",
         f"| step, no Ray | {told['bare_s']:.3f} |",
         f"| step with Ray | {told['ray_s']:.3f} |",
-        f"| overhead, median of the pairs | {told['overhead']:+.1%} ({quartiles}) |",
+        f"| overhead, median of the pairs | {told['overhead']:+.1%} (95 %: {interval}) |",
     ]
     if "first_phase_s" in told:
         lines.append(f"| fixed cost of a run's first phase | {told['first_phase_s']:.1f} |")

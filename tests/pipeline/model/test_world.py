@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from transformers import AutoModelForCausalLM
 
 from pipeline.core.errors import StageError
@@ -59,6 +60,9 @@ def together(world: World, root: Path) -> None:
         if kind != "grad":
             train(world, folder=root / f"1 to {kind}", sharding=kind)
             halted(root / f"{kind} to 1", world, sharding=kind)
+    if shutil.which("g++"):
+        train(world, folder=root / "compiled", sharding="full", compile="always")
+        assert counters["stats"]["unique_graphs"] == 1
     mup(world, root / "mup 2")
     assert exchange(json.dumps("é" * world.rank), host_group(world)) == ['""', json.dumps("é")]
     (root / f"said {world.rank}").write_text(broken(world, root / "broken"))
@@ -110,6 +114,13 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_two_processes_have_the_curve_of_one(root: Path, kind: str) -> None:
     assert curve(root / kind) == pytest.approx(curve(root / "one"), rel=1e-4)
     assert norms(root / kind) == pytest.approx(norms(root / "one"), rel=1e-3)
+
+
+def test_compiled_shards_have_it_too(root: Path) -> None:
+    """What several GPUs do by default."""
+    if not shutil.which("g++"):
+        pytest.skip("no C++ compiler")
+    assert curve(root / "compiled") == pytest.approx(curve(root / "one"), rel=1e-4)
 
 
 def test_norms_are_weighed_over_shards_too(root: Path) -> None:
