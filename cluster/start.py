@@ -154,7 +154,7 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
 
     if object_store is None and _memory() < LAPTOP_MEMORY:
         object_store = LAPTOP_STORE
-    logs = log.isEnabledFor(logging.DEBUG)
+    told = log.isEnabledFor(logging.DEBUG)
     ray.init(
         "local",  # without it Ray joins a cluster that somebody else started on this machine
         num_cpus=num_cpus or cores(),
@@ -162,11 +162,22 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
         dashboard_host="127.0.0.1",
         object_store_memory=object_store,
         logging_level=logging.WARNING,
-        log_to_driver=logs,
+        log_to_driver=told,
     )
-    if not logs:  # it looks for lines ten times a second, and nobody is told of them
-        ray._private.worker._global_node.kill_log_monitor()
+    _end_unused(dashboard, told)
     _Local.address = ray.get_runtime_context().gcs_address
+
+
+def _end_unused(dashboard: bool, told: bool) -> None:
+    """End those of a new cluster's servers that serve nobody here: they take from what trains."""
+    import ray
+
+    node = ray._private.worker._global_node
+    node.kill_monitor(check_alive=False)  # it starts nodes
+    if not dashboard:
+        node.kill_dashboard(check_alive=False)
+    if not told:
+        node.kill_log_monitor(check_alive=False)  # it looks for new lines ten times a second
 
 
 def _join(address: str) -> None:

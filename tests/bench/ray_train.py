@@ -3,9 +3,8 @@
 Two trainings run at once, one under Ray Train with one worker, one without any Ray, and take turns:
 while one has its window the other and all its processes are stopped (Ray's servers and idle actors too),
 so that a machine whose speed drifts is asked of both within seconds. A window's steps are those that begin
-and end in it; the overhead is the median of the ratios of neighbouring windows, its
-interval by bootstrap over the pairs. A phase's fixed cost is
-from asking for a job until the job begins.
+and end in it; the overhead is the median of the ratios of neighbouring windows, its interval by bootstrap
+over the pairs. A phase's fixed cost is from asking for a job until the job begins.
 
 With --idle: what a local cluster costs that has shuffled some rows and stands idle, beside a training
 without Ray; the cluster is stopped in every other window.
@@ -38,14 +37,14 @@ from tests.bench.corpus import tell, versions
 LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
 SETTLE = 75.0
 """Seconds until a phase runs as it goes on running: by then a local cluster has ended its idle workers."""
-SETTLES = 1.5
+SETTLES = 0.5
 """Seconds of a window that are not counted: what was stopped catches up with its timers."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=12, help="pairs of windows")
-    parser.add_argument("--window", type=float, default=10, help="seconds")
+    parser.add_argument("--rounds", type=int, default=120, help="pairs of windows")
+    parser.add_argument("--window", type=float, default=2.5, help="seconds")
     parser.add_argument(
         "--settle", type=float, default=SETTLE, help="seconds before the first window"
     )

@@ -120,3 +120,33 @@ print(ray.get(ray.remote(lambda: "again").remote()))
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert done.stdout == "again\n", done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_idle_cluster_of_ours_keeps_no_workers_and_reads_no_logs() -> None:
+    code = """
+import os, time, ray
+from contextlib import suppress
+from pathlib import Path
+from cluster.start import connect
+from tests.bench.ray_train import descendants
+
+def running(name):
+    with suppress(OSError):  # one that ended meanwhile
+        return any(name in Path(f"/proc/{pid}/cmdline").read_bytes() for pid in descendants(os.getpid()))
+    return True
+
+connect(num_cpus=1)
+ray.get(ray.remote(lambda: None).remote())
+assert running(b"ray::IDLE") and not running(b"log_monitor")
+while running(b"ray::IDLE"):
+    time.sleep(0.2)
+assert running(b"raylet")
+"""
+    env = {**os.environ, "RAY_idle_worker_killing_time_threshold_ms": "500"}
+    call = [sys.executable, "-c", code]
+    done = subprocess.run(
+        call, capture_output=True, text=True, cwd=ROOT, env=env, check=False, timeout=60
+    )
+    assert not done.returncode, done.stderr
