@@ -38,7 +38,7 @@ def test_a_document_sees_itself_alone(name: str) -> None:
     ids, documents = rows()
     together = model(input_ids=ids, **masks.inside(documents, model)).logits
     wanted = torch.cat(alone(model, ids))
-    assert (together.flatten(0, 1) - wanted).abs().max() < 1e-5  # of logits up to 10
+    assert (together.flatten(0, 1) - wanted).abs().max() < 3e-5  # of logits up to 10
     assert (model(input_ids=ids).logits.flatten(0, 1) - wanted).abs().max() > 1e-3
 
 
