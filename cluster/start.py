@@ -169,7 +169,10 @@ def _start(num_cpus: int | None, dashboard: bool, object_store: int | None) -> N
 
 
 def _end_unused(dashboard: bool, told: bool) -> None:
-    """End those of a new cluster's servers that serve nobody here: they take from what trains."""
+    """End those of a new cluster's servers that serve nobody here: they take from what trains.
+
+    `ray start` can do without some of them, `ray.init` (2.60, which is pinned) not.
+    """
     import ray
 
     node = ray._private.worker._global_node
