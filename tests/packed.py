@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.core.schema import END
+from pipeline.core.schema import END, SPECIALS
 from pipeline.kernels.packing import Spans, lay
 from pipeline.model import architectures
 from pipeline.model.batches import Batches
@@ -57,6 +57,25 @@ def packed(
         "end": pa.array(np.where(pieces.last, END, -1), pa.int32()),
     }
     return pa.table(index), files
+
+
+def plain(folder: Path, sequences: int, length: int, vocabulary: int) -> tuple[pa.Table, Path]:
+    """A token file of random documents that fill a sequence each, and its index."""
+    file, at = folder / "tokens.u16", np.arange(sequences)
+    ids = np.random.default_rng(1).integers(len(SPECIALS), vocabulary, sequences * length)
+    ids.astype("<u2").tofile(file)
+    index = {
+        "sequence": at,
+        "uid": [f"{n:032x}" for n in at],
+        "shard": pa.array(np.zeros(sequences), pa.int32()),
+        "start": at * length,
+        "length": pa.array(np.full(sequences, length), pa.int32()),
+        "infill": np.zeros(sequences, bool),
+        "masked": pa.array(np.zeros(sequences), pa.int32()),
+        "spans": pa.array(np.zeros(sequences), pa.int16()),
+        "end": pa.array(np.full(sequences, -1), pa.int32()),
+    }
+    return pa.table(index), file
 
 
 def batches(folder: Path, documents: int = 40, masked: bool = False) -> Batches:

@@ -21,8 +21,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from pipeline.model import architectures
@@ -35,6 +33,7 @@ from pipeline.model.world import World
 from tests.bench import loops
 from tests.bench.corpus import heading, versions
 from tests.bench.loops import Setting
+from tests.packed import plain
 
 NAMES = ("ours", "hf_trainer", "bare")
 SHAPE = {"layers": 8, "width": 512, "ffn": 1408, "heads": 8}
@@ -135,22 +134,8 @@ def _model(setting: Setting) -> Any:
 def _batches(folder: Path, setting: Setting) -> Batches:
     """Random tokens in a file, a sequence a document: enough for all steps."""
     count = setting.batch * (setting.warm + setting.steps)
-    ids = np.random.default_rng(1).integers(7, setting.vocabulary, count * setting.length)
-    path = folder / "tokens.u16"
-    ids.astype("<u2").tofile(path)
-    whole = np.arange(count)
-    index = {
-        "sequence": whole,
-        "uid": [f"{n:032x}" for n in whole],
-        "shard": pa.array(np.zeros(count), pa.int32()),
-        "start": whole * setting.length,
-        "length": pa.array(np.full(count, setting.length), pa.int32()),
-        "infill": pa.array(np.zeros(count, bool)),
-        "masked": pa.array(np.zeros(count), pa.int32()),
-        "spans": pa.array(np.zeros(count), pa.int16()),
-        "end": pa.array(np.full(count, -1), pa.int32()),
-    }
-    return Batches(pa.table(index), [path], setting.length, setting.batch, 0, 0.5)
+    index, file = plain(folder, count, setting.length, setting.vocabulary)
+    return Batches(index, [file], setting.length, setting.batch, 0, 0.5)
 
 
 def _ours(model: Any, fed: Batches, setting: Setting, folder: Path) -> tuple[float, float]:

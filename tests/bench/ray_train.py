@@ -26,18 +26,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from cluster.start import connect, cores
 from cluster.train import _Group
 from pipeline.model.settings import FitConfig, Schedule
 from tests.bench.corpus import tell, versions
+from tests.packed import plain
 
 LENGTH, VOCABULARY, WARM, STEPS = 256, 4096, 3, 4000
 SETTLE = 75.0
 """Seconds until a phase runs as it goes on running: by then a local cluster has ended its idle workers."""
-SETTLES = 1.0
+UNCOUNTED = 1.0
 """Seconds of a window that are not counted: what was stopped catches up with its timers."""
 
 
@@ -104,7 +104,7 @@ def window(
     send(process, signal.SIGCONT)
     time.sleep(seconds)
     send(process, signal.SIGSTOP)
-    ends = [at for at in steps(folder, of) if at > begin + SETTLES]
+    ends = [at for at in steps(folder, of) if at > begin + UNCOUNTED]
     if len(ends) < 3:
         raise SystemExit(f"{len(ends)} steps in a window of {seconds:g} s: give a longer --window")
     return (ends[-1] - ends[0]) / (len(ends) - 1)
@@ -161,7 +161,7 @@ def train(way: str, where: str, args: argparse.Namespace) -> None:
     )
     made = folder / way
     made.mkdir()
-    index, file = corpus(made, STEPS * args.batch)
+    index, file = plain(made, STEPS * args.batch, LENGTH, VOCABULARY)
     job = partial(run, cfg=cfg, index=index, file=file, folder=made, told=folder / f"{way}.steps")
     if way == "bare":
         from pipeline.model.world import World
@@ -174,26 +174,6 @@ def train(way: str, where: str, args: argparse.Namespace) -> None:
     fixed = {"first_phase_s": round(first, 2), "later_phase_s": round(statistics.median(later), 3)}
     (folder / "fixed.json").write_text(json.dumps(fixed))
     group.ask(job)
-
-
-def corpus(folder: Path, sequences: int) -> tuple[pa.Table, Path]:
-    """Random tokens, a document a sequence."""
-    file = folder / "tokens.u16"
-    rng = np.random.default_rng(0)
-    rng.integers(8, VOCABULARY, sequences * LENGTH).astype("<u2").tofile(file)
-    of = np.arange(sequences)
-    index = {
-        "sequence": of,
-        "uid": [f"{n:032x}" for n in of],
-        "shard": pa.array(np.zeros(sequences), pa.int32()),
-        "start": of * LENGTH,
-        "length": pa.array(np.full(sequences, LENGTH), pa.int32()),
-        "infill": np.zeros(sequences, bool),
-        "masked": pa.array(np.zeros(sequences), pa.int32()),
-        "spans": pa.array(np.zeros(sequences), pa.int16()),
-        "end": pa.array(np.full(sequences, -1), pa.int32()),
-    }
-    return pa.table(index), file
 
 
 def idle(begun: Path) -> None:

@@ -25,7 +25,6 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline import pack, tokenize, tokenizer
-from pipeline.core.config import adapter
 from pipeline.core.files import Files
 from pipeline.core.job import stack
 from pipeline.core.runner import Artifact
@@ -132,7 +131,7 @@ def _sums(seconds: list[tuple[float, float]]) -> Iterator[tuple[float, float, fl
 
 def tokenized(files: Files, vocabulary: Artifact, store: Store, engine: str, name: str) -> Files:
     job = bare_job(store, f"tokenize-{name}")
-    cfg = adapter(tokenize.Config).validate_python({"engine": engine})
+    cfg = tokenize.Config(engine=engine)
     tokenize.run(files, vocabulary, cfg, job)
     return stack(files, "tokens", job.layers)
 

@@ -116,10 +116,7 @@ ray.shutdown()
 connect(num_cpus=1)
 print(ray.get(ray.remote(lambda: "again").remote()))
 """
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    assert done.stdout == "again\n", done.stderr
+    assert said(code) == "again\n"
 
 
 @pytest.mark.ray
@@ -144,9 +141,19 @@ while running(b"ray::IDLE"):
     time.sleep(0.2)
 assert running(b"raylet")
 """
-    env = {**os.environ, "RAY_idle_worker_killing_time_threshold_ms": "500"}
-    call = [sys.executable, "-c", code]
+    said(code, 60, RAY_idle_worker_killing_time_threshold_ms="500")
+
+
+def said(code: str, seconds: float | None = None, **env: str) -> str:
+    """What a Python of its own prints, which has so many seconds."""
     done = subprocess.run(
-        call, capture_output=True, text=True, cwd=ROOT, env=env, check=False, timeout=60
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, **env},
+        check=False,
+        timeout=seconds,
     )
     assert not done.returncode, done.stderr
+    return done.stdout
