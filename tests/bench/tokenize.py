@@ -144,7 +144,7 @@ def _pack(files: Files, store: Store, name: str) -> None:
 def _ids(files: Files, number: int) -> Iterator[np.ndarray]:
     """The ids of each document of a shard, from its token file."""
     shard = files.shards[number]
-    path = files.store.local(str(shard.sidecar))
+    path = files.store.local(str(shard.tokens))
     flat = np.fromfile(path, np.uint16 if path.suffix == ".u16" else np.uint32)
     table = files.read(shard, ["start", "length"])
     for start, length in zip(*(table[n].to_pylist() for n in ("start", "length")), strict=True):
